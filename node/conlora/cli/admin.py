@@ -1,0 +1,167 @@
+"""Commands for a running node, over its admin socket: status, pause, resume, checkpoint, export, stop."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conlora.cli.common import (
+    ConfigOption,
+    JsonOption,
+    config_path,
+    console,
+    human_bytes,
+    human_seconds,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from conlora.config import NodeConfig
+    from conlora.net.admin_client import AdminClient
+    from conlora.net.status import NodeStatus, PeerStatus
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (status, pause, resume, checkpoint, export, stop):
+        app.command()(command)
+
+
+def status(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show what the node does, and its neighbours."""
+    with _client(_load(config)) as client:
+        reply = client.status()
+    if json:
+        print_json(asdict(reply))
+        return
+    console.print(
+        f"[bold]{reply.name}[/] · {reply.federation} · {reply.rule}, {reply.mode} · {_summary(reply)}", soft_wrap=True
+    )
+    if reply.message:
+        console.print(reply.message, style="yellow", soft_wrap=True)
+    _print_peers(reply)
+
+
+def show_peers(config: Path | None, json: bool) -> None:
+    """Show the peers and their links."""
+    with _client(_load(config)) as client:
+        reply = client.status()
+    if json:
+        print_json([asdict(peer) for peer in reply.peers])
+    else:
+        _print_peers(reply)
+
+
+def pause(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Stand still after this step; links stay up."""
+    with _client(_load(config)) as client:
+        round_ = client.pause()
+    _say(json, {"state": "paused", "round": round_}, f"paused at round {round_}")
+
+
+def resume(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Go on training."""
+    with _client(_load(config)) as client:
+        round_ = client.resume()
+    _say(json, {"state": "training", "round": round_}, f"training from round {round_}")
+
+
+def checkpoint(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Write a checkpoint now."""
+    with _client(_load(config)) as client:
+        path, round_ = client.checkpoint()
+    _say(json, {"path": str(path), "round": round_}, f"checkpoint of round {round_}: {path}")
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(help="The PEFT directory to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write the adapter as a PEFT directory: of now, or of the last checkpoint where no daemon runs."""
+    from conlora.daemon.export import export_last
+    from conlora.errors import NodeUnreachable
+
+    node = _load(config)
+    try:
+        with _client(node) as client:
+            round_ = client.export(directory, overwrite)
+    except NodeUnreachable:
+        round_ = export_last(node, directory.absolute(), overwrite)
+    _say(json, {"path": str(directory.absolute()), "round": round_}, f"adapter of round {round_}: {directory}")
+
+
+def stop(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Finish the step, write a checkpoint, say good-bye to the peers, and end the daemon."""
+    with _client(_load(config)) as client:
+        path, round_ = client.stop()
+    where = f"; checkpoint {path}" if path else "; nothing was trained yet, so no checkpoint"
+    _say(json, {"round": round_, "checkpoint": str(path) if path else None}, f"stopped at round {round_}{where}")
+
+
+def _load(config: Path | None) -> "NodeConfig":
+    from conlora.config import load_config
+
+    return load_config(config_path(config))
+
+
+def _client(config: "NodeConfig") -> "AdminClient":
+    from conlora.net.admin_client import AdminClient
+
+    return AdminClient(config.admin_path)
+
+
+def _say(json: bool, body: dict[str, Any], sentence: str) -> None:
+    if json:
+        print_json(body)
+    else:
+        console.print(sentence, soft_wrap=True)
+
+
+def _summary(reply: "NodeStatus") -> str:
+    parts = [f"[bold]{reply.state}[/]", f"round {reply.round} of {reply.rounds}"]
+    if reply.loss is not None:
+        parts.append(f"loss {reply.loss:.3f}")
+    if reply.accuracy is not None:
+        parts.append(f"accuracy {reply.accuracy:.3f} on its own held-out rows")
+    if reply.consensus is not None:
+        parts.append(f"mean edge error {reply.consensus:.3g}")
+    if reply.trainer_restarts:
+        parts.append(f"trainer restarted {reply.trainer_restarts} times")
+    return " · ".join(parts)
+
+
+def _print_peers(reply: "NodeStatus") -> None:
+    from rich.table import Table
+
+    if not reply.peers:
+        console.print("no peers: this node trains alone; `conlora peers add CARD` adds a partner")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("neighbour", "link", "snapshot", "weight", "edge error", "sent / received", ""):
+        table.add_column(column)
+    for peer in reply.peers:
+        table.add_row(*_row(reply, peer))
+    console.print(table)
+
+
+def _row(reply: "NodeStatus", peer: "PeerStatus") -> tuple[str, ...]:
+    snapshot, colour = "-", {"up": "green", "down": "yellow", "refused": "red"}[peer.link]
+    if peer.snapshot_round is not None and peer.snapshot_age_seconds is not None:
+        snapshot = f"{human_seconds(peer.snapshot_age_seconds)}, round {peer.snapshot_round}"
+    note = peer.last_error
+    if peer.retry_in_seconds:
+        note += f", next try in {human_seconds(peer.retry_in_seconds)}"
+    if peer.snapshots_rejected:
+        note += f" ({peer.snapshots_rejected} snapshots rejected)"
+    return (
+        peer.name,
+        f"[{colour}]{peer.link}[/]",
+        snapshot,
+        f"{peer.weight:.2f}" if peer.weight is not None else "-",
+        f"{peer.edge_error:.3g}" if peer.edge_error is not None else "-",
+        f"{human_bytes(peer.bytes_sent)} / {human_bytes(peer.bytes_received)}",
+        note,
+    )

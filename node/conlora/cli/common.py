@@ -1,0 +1,65 @@
+"""What commands share: finding the configuration, printing figures and JSON."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+console = Console(highlight=False)
+SYSTEM_CONFIG = Path("/etc/conlora/conlora.yaml")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="CONLORA_CONFIG",
+        help="The node's file. Default: ./conlora.yaml, then /etc/conlora.",
+        show_default=False,
+    ),
+]
+ConfigArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        envvar="CONLORA_CONFIG", help="The node's file. Default: ./conlora.yaml, then /etc/conlora.", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def config_path(given: Path | None) -> Path:
+    """The node's configuration file."""
+    if given is not None:
+        return given / "conlora.yaml" if given.is_dir() else given
+    local = Path("conlora.yaml")
+    return local if local.exists() or not SYSTEM_CONFIG.exists() else SYSTEM_CONFIG
+
+
+def print_json(body: Any) -> None:
+    """One JSON document on standard output, without colours or line breaks that depend on the terminal."""
+    typer.echo(json.dumps(body, indent=2))
+
+
+def human_bytes(count: int) -> str:
+    """1234567 as `1.2 MB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration as `42 s`, `4 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def quiet_grpc() -> None:
+    """gRPC's own log lines on standard error tell an operator nothing that our sentences don't."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

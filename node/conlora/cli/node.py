@@ -1,0 +1,71 @@
+"""Commands of one node that need no running daemon: init, id, check, run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conlora.cli.common import ConfigArgument, ConfigOption, config_path, console
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(init)
+    app.command("id")(id_)
+    app.command()(check)
+    app.command()(run)
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="Made if it does not exist.")],
+    name: Annotated[str, typer.Option(help="What partners call this node.")] = "node",
+    advertise: Annotated[
+        str | None, typer.Option(help="host:port where partners can dial it; none: it only dials out.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address of the peer port.")] = "0.0.0.0:7443",
+) -> None:
+    """Make a node's directory: key, certificate, commented configuration."""
+    from conlora.cli.template import write_node
+
+    identity = write_node(directory, name, listen, advertise)
+    console.print(f"[bold]{directory}/conlora.yaml[/]   set model, task and data there")
+    console.print(f"[bold]{directory}/identity/[/]      this node's key: back it up, show it to nobody")
+    console.print(f"node id  {identity.node_id}", soft_wrap=True)
+    console.print(
+        f"next     conlora id -c {directory}/conlora.yaml > {name}.yaml, and mail {name}.yaml to your partners",
+        soft_wrap=True,
+    )
+
+
+def id_(config: ConfigOption = None) -> None:
+    """Print this node's identity card: what a partner needs to add it."""
+    from conlora.cli.template import read_identity_part
+    from conlora.net.identity import load_identity
+
+    part = read_identity_part(config_path(config))
+    typer.echo(load_identity(part.identity_dir).card(part.name, part.advertise), nl=False)
+
+
+def check(
+    config: ConfigArgument = None,
+    seconds: Annotated[float, typer.Option(help="Longest wait for each peer.")] = 10.0,
+) -> None:
+    """Preflight: configuration, model, data, disk, address, and each peer: reachable, trusted, same federation."""
+    from conlora.cli.preflight import preflight
+
+    preflight(config_path(config), seconds)
+
+
+def run(
+    config: ConfigArgument = None,
+    paused: Annotated[
+        bool, typer.Option("--paused", help="Load and link up, but train only after `conlora resume`.")
+    ] = False,
+) -> None:
+    """Run the node in the foreground until it is stopped."""
+    from conlora.cli.logs import set_up_logging
+    from conlora.config import load_config
+    from conlora.daemon.node import run_node
+
+    set_up_logging()
+    run_node(load_config(config_path(config)), paused=paused)

@@ -1,0 +1,62 @@
+"""`conlora peers`: the partners of a node; `add` and `remove` change the configuration, bare `peers` shows live links."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conlora.cli.common import ConfigOption, JsonOption, config_path, console
+
+app = typer.Typer(help="Partners: show their links, add or remove one.", invoke_without_command=True)
+
+
+@app.callback()
+def show(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show the peers and their links (of the running daemon)."""
+    if context.invoked_subcommand is None:
+        from conlora.cli.admin import show_peers
+
+        show_peers(config, json)
+
+
+@app.command()
+def add(
+    card: Annotated[Path, typer.Argument(help="The identity card that the partner has mailed.")],
+    config: ConfigOption = None,
+) -> None:
+    """Add a partner by its identity card. A running daemon sees it after a restart."""
+    from conlora.cli.template import read_identity_part
+    from conlora.errors import ConfigError
+    from conlora.net.identity import load_card, load_identity, load_peers
+
+    part = read_identity_part(config_path(config))
+    own_id = load_identity(part.identity_dir).node_id
+    peer = load_card(card)
+    target = part.peers_dir / f"{peer.name}.yaml"
+    if target.exists():
+        raise ConfigError(f"{target}: a peer of that name is there already; `conlora peers remove {peer.name}` first")
+    part.peers_dir.mkdir(parents=True, exist_ok=True)
+    target.write_text(card.read_text())
+    try:
+        load_peers(part.peers_dir, own_id)
+    except ConfigError:
+        target.unlink()
+        raise
+    console.print(f"added {peer.name}: {peer.node_id}", soft_wrap=True)
+    console.print(
+        f"address {peer.address or '(none: it dials this node)'}; compare the id by telephone; restart a running daemon",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def remove(name: str, config: ConfigOption = None) -> None:
+    """Remove a partner. A running daemon sees it after a restart."""
+    from conlora.cli.template import read_identity_part
+    from conlora.errors import ConfigError
+
+    target = read_identity_part(config_path(config)).peers_dir / f"{name}.yaml"
+    if Path(name).name != name or not target.exists():
+        raise ConfigError(f"{target}: no such peer; `conlora peers` lists them")
+    target.unlink()
+    console.print(f"removed {name}; restart a running daemon")

@@ -1,0 +1,43 @@
+"""`conlora testbed`: federations on one machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130  # the shells' exit code for a command that was interrupted
+
+app = typer.Typer(no_args_is_help=True, help="Run a whole federation on this machine and compare rules.")
+
+
+@app.callback()
+def _testbed() -> None:
+    """Keeps `run` a command of its own while it is the only one."""
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to run: nodes, topology, rules, data.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where results go. Default: runs/NAME.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier testbed's results in DIR.")] = False,
+) -> None:
+    """Run a federation once for each rule, and its baselines; write summary.json, plots and report.html."""
+    # Only now, so that `conlora --help` is quick.
+    from rich.console import Console
+
+    from conlora.testbed.run import run_testbed
+    from conlora.testbed.spec import load_spec
+
+    console = Console()
+    loaded = load_spec(spec)
+    output = (output or Path("runs") / loaded.name).absolute()
+    keep = [spec, loaded.data.path, Path(loaded.model.base), Path.cwd()]
+    try:
+        run_testbed(loaded, output, overwrite, keep, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted; all nodes are stopped, and what was finished is in {output}", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,153 @@
+"""The pure state of one node's exchange: live edges, newest snapshots, and the decision what to mix.
+
+Events go in as method calls, decisions come out as values; there is no clock and no I/O here, so that the simulation
+tests can drive hundreds of schedules through the very code that daemons run.
+
+A neighbour owns two buffer slots. While the trainer reads one (between `plan` and `release`), snapshots that arrive go to
+the other, so that neither side ever waits or reads a half-written vector.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from conlora.core.mixing import metropolis_weight
+
+SLOTS_PER_NEIGHBOUR = 2
+
+
+class Mode(StrEnum):
+    """async: mix what is there. sync: lockstep rounds, mix when every neighbour's snapshot of the same round is there."""
+
+    ASYNC = "async"
+    SYNC = "sync"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A neighbour's vector as it lies in a slot: the sender's round, and its degree when it published."""
+
+    round: int
+    degree: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One neighbour's part in a mix."""
+
+    peer: str
+    slot: int
+    round: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to mix this round; the node's own weight is what the contributions leave of 1."""
+
+    round: int
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(slots=True)
+class _Edge:
+    live: bool = False
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)  # by slot
+    newest: Snapshot | None = None
+    held: int | None = None  # the slot that the trainer reads now
+
+
+class Gossip:
+    """One node's view of its edges."""
+
+    def __init__(self, mode: Mode, peers: list[str]) -> None:
+        self.mode = mode
+        self.round = 0
+        self._edges = {peer: _Edge() for peer in peers}
+
+    @property
+    def degree(self) -> int:
+        """Edges that count for the weights: the live ones; all configured ones in lockstep, where none may be missing."""
+        if self.mode is Mode.SYNC:
+            return len(self._edges)
+        return sum(edge.live for edge in self._edges.values())
+
+    def link_up(self, peer: str) -> None:
+        """The edge lives from now on; it carries weight as soon as its first snapshot is here."""
+        self._edges[peer].live = True
+
+    def link_down(self, peer: str) -> None:
+        """The edge is dead at both ends; its weight goes back to the node itself.
+
+        A dead neighbour's cached snapshot would drag everyone to it (DESIGN 2.3), so it is forgotten. Not in lockstep:
+        there the snapshot of the round under way is still exactly what has to be mixed.
+        """
+        edge = self._edges[peer]
+        edge.live = False
+        if self.mode is Mode.ASYNC:
+            edge.newest = None
+            edge.snapshots.clear()
+
+    def published(self, round_: int) -> None:
+        """The node has published its snapshot of `round_` and will ask for a plan."""
+        self.round = round_
+
+    def accepts(self, peer: str, round_: int) -> bool:
+        """Whether a snapshot of that round is of any use.
+
+        In async mode the newest is the last to arrive, whatever its number: a peer that restarted counts from an
+        earlier round again. In lockstep only this round and the next can occur, each once: after a new link they may
+        come again, and the slot may be in use.
+        """
+        if self.mode is Mode.ASYNC:
+            return True
+        return self.round <= round_ <= self.round + 1 and self._of_round(self._edges[peer], round_) is None
+
+    def slot_for(self, peer: str, round_: int) -> int:
+        """The slot that a snapshot of that round may be written to now: never the one being read."""
+        if self.mode is Mode.SYNC:
+            return round_ % SLOTS_PER_NEIGHBOUR
+        edge = self._edges[peer]
+        free = [slot for slot in range(SLOTS_PER_NEIGHBOUR) if slot != edge.held]
+        if edge.newest is not None and len(free) > 1:
+            free.remove(edge.newest.slot)
+        return free[0]
+
+    def received(self, peer: str, round_: int, degree: int, slot: int) -> None:
+        """A checked snapshot now lies in `slot`."""
+        edge = self._edges[peer]
+        edge.newest = edge.snapshots[slot] = Snapshot(round_, degree, slot)
+
+    def newest(self, peer: str) -> Snapshot | None:
+        """The newest snapshot of a neighbour, if there is one."""
+        return self._edges[peer].newest
+
+    def missing(self, round_: int) -> list[str]:
+        """Neighbours whose snapshot of `round_` lockstep still waits for; in async mode nobody is waited for."""
+        if self.mode is Mode.ASYNC:
+            return []
+        return [peer for peer, edge in self._edges.items() if self._of_round(edge, round_) is None]
+
+    def plan(self, round_: int) -> Plan | None:
+        """What to mix now, or None while lockstep waits. The slots named stay untouched until `release`."""
+        if self.missing(round_):
+            return None
+        contributions = []
+        for peer, edge in self._edges.items():
+            snapshot = edge.newest if self.mode is Mode.ASYNC else self._of_round(edge, round_)
+            if snapshot is None:
+                continue
+            edge.held = snapshot.slot
+            weight = metropolis_weight(self.degree, snapshot.degree)
+            contributions.append(Contribution(peer, snapshot.slot, snapshot.round, weight))
+        return Plan(round_, tuple(contributions))
+
+    def release(self) -> None:
+        """The trainer has read the planned slots."""
+        for edge in self._edges.values():
+            edge.held = None
+
+    @staticmethod
+    def _of_round(edge: _Edge, round_: int) -> Snapshot | None:
+        snapshot = edge.snapshots.get(round_ % SLOTS_PER_NEIGHBOUR)
+        return snapshot if snapshot is not None and snapshot.round == round_ else None

@@ -1,0 +1,64 @@
+"""Takes the adapter home: a checkpoint's adapter as a PEFT directory, with or without a running daemon."""
+
+from pathlib import Path
+
+from conlora import __version__
+from conlora.config import NodeConfig
+from conlora.errors import StateError
+from conlora.store.checkpoints import Checkpoint, CheckpointStore, export_adapter
+
+_README = """\
+---
+base_model: {base}
+library_name: peft
+tags: [lora, conlora]
+---
+# {federation}: a LoRA adapter trained by a federation, with no server in the middle
+
+- base model: `{base}`
+- task: {task}; labels in the order of the head's rows: {labels}
+- rule: `{rule}`, mode: `{mode}`, rounds mixed: {round}, federation seed: {seed}
+- node: {name}; made by ConLoRA {version}
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={classes})
+model = PeftModel.from_pretrained(base, "PATH OF THIS DIRECTORY")
+```
+"""
+
+
+def export(config: NodeConfig, checkpoint: Checkpoint, target: Path, overwrite: bool) -> None:
+    """Writes a checkpoint's adapter to `target`. Raises StateError."""
+    export_adapter(checkpoint, target, _readme(config, checkpoint), overwrite)
+
+
+def export_last(config: NodeConfig, target: Path, overwrite: bool) -> int:
+    """Writes the last checkpoint's adapter while no daemon runs; returns its round. Raises StateError."""
+    store = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
+    newest, damaged = store.newest()
+    if newest is None:
+        raise StateError(
+            damaged[0] if damaged else f"{store.directory}: no checkpoint yet; train first with `conlora run`"
+        )
+    export(config, newest, target, overwrite)
+    return newest.round
+
+
+def _readme(config: NodeConfig, checkpoint: Checkpoint) -> str:
+    federation, task = config.federation, config.task
+    return _README.format(
+        base=config.model.base,
+        federation=federation.name,
+        task=task.type,
+        labels=", ".join(task.labels),
+        classes=len(task.labels),
+        rule=federation.rule,
+        mode=federation.mode.value,
+        round=checkpoint.round,
+        seed=federation.seed,
+        name=config.name,
+        version=__version__,
+    )

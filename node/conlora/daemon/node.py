@@ -1,0 +1,175 @@
+"""One node: puts identity, links, trainer, store and admin service together, and carries out what operators ask."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from conlora import __version__
+from conlora.config import NodeConfig
+from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
+from conlora.daemon.export import export
+from conlora.daemon.supervisor import State, Supervisor
+from conlora.errors import StateError
+from conlora.net.admin import AdminService
+from conlora.net.identity import load_identity, load_peers
+from conlora.net.mesh import Mesh, PeerState
+from conlora.net.status import NodeStatus, PeerStatus
+from conlora.store.history import History
+
+log = structlog.get_logger()
+
+
+def run_node(config: NodeConfig, paused: bool = False) -> None:
+    """Runs a node in the foreground until it is stopped.
+
+    paused: load the model and link up, but wait for `resume` before the first step. Raises ConLoRAError.
+    """
+    with locked(config.state_dir), History(config.state_dir / "history.db") as history:
+        asyncio.run(_run(config, history, paused))
+
+
+async def _run(config: NodeConfig, history: History, paused: bool) -> None:
+    await Node(config, history, paused).run()
+
+
+class Node:
+    """A running node. Implements `net.admin.Operations`."""
+
+    def __init__(self, config: NodeConfig, history: History, paused: bool) -> None:
+        """Needs a running event loop. Raises ConfigError for a damaged identity or card."""
+        self._config = config
+        self._identity = load_identity(config.identity_dir)
+        peers = load_peers(config.peers_dir, self._identity.node_id)
+        mode = config.federation.mode
+        self._exchange = Exchange(mode, peers, config.federation.sync_deadline_seconds)
+        self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode])
+        self._supervisor = Supervisor(
+            config,
+            [peer.node_id for peer in peers],
+            self._exchange,
+            history,
+            paused=paused,
+            on_ready=self._mesh.begin,
+            on_publish=self._mesh.publish,
+        )
+        self._admin = AdminService(self, config.admin_path)
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._trained = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until `stop` or SIGTERM, also after the last round. Raises ConLoRAError where the node can't go on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._begin_stop)
+        await self._admin.start()
+        try:
+            await self._mesh.listen(self._config.listen)
+            log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
+            try:
+                await self._supervisor.run()
+            finally:
+                self._trained.set()
+            await self._stop.wait()
+        finally:
+            await self._mesh.close()
+            await self._admin.close()
+        log.info("node down", round=self._supervisor.progress.round)
+
+    def _begin_stop(self) -> None:
+        self._stop.set()
+        self._supervisor.stop()
+
+    def status(self) -> NodeStatus:
+        """See `net.admin.Operations`."""
+        progress, federation = self._supervisor.progress, self._config.federation
+        errors = [figures.error for figures in self._exchange.last_mix.values()]
+        return NodeStatus(
+            name=self._config.name,
+            node_id=self._identity.node_id,
+            version=__version__,
+            federation=federation.name,
+            rule=federation.rule,
+            mode=federation.mode.value,
+            state=State.STOPPING if self._stop.is_set() else progress.state,
+            message=progress.message,
+            round=progress.round,
+            rounds=self._config.training.rounds,
+            step=progress.step,
+            loss=progress.loss,
+            accuracy=progress.accuracy,
+            trainer_restarts=progress.restarts,
+            pid=os.getpid(),
+            trainer_pid=progress.trainer_pid,
+            uptime_seconds=time.monotonic() - self._started,
+            consensus=sum(errors) / len(errors) if errors else None,
+            peers=[self._peer_status(state) for state in self._mesh.states.values()],
+        )
+
+    def _peer_status(self, state: PeerState) -> PeerStatus:
+        peer, link = state.peer, state.link
+        status = PeerStatus(
+            name=peer.name,
+            node_id=peer.node_id,
+            address=peer.address or "",
+            link=state.word,
+            last_error=state.last_error,
+            retry_in_seconds=max(0.0, state.retry_at - time.monotonic()) if state.retry_at else 0.0,
+            bytes_sent=state.bytes_sent + (link.bytes_sent if link else 0),
+            bytes_received=state.bytes_received + (link.bytes_received if link else 0),
+            snapshots_rejected=state.rejected + (link.rejected if link else 0),
+        )
+        if newest := self._exchange.newest(peer.node_id):
+            snapshot, status.snapshot_age_seconds = newest
+            status.snapshot_round = snapshot.round
+        if link and (figures := self._exchange.last_mix.get(peer.node_id)):
+            status.weight, status.edge_error = figures.contribution.weight, figures.error
+        return status
+
+    async def pause(self) -> int:
+        """See `net.admin.Operations`."""
+        return await self._supervisor.pause()
+
+    async def resume(self) -> int:
+        """See `net.admin.Operations`."""
+        return await self._supervisor.resume()
+
+    async def checkpoint(self) -> tuple[Path, int]:
+        """See `net.admin.Operations`."""
+        checkpoint = await self._supervisor.checkpoint()
+        return checkpoint.path, checkpoint.round
+
+    async def export(self, target: Path, overwrite: bool) -> int:
+        """See `net.admin.Operations`."""
+        checkpoint = await self._supervisor.checkpoint()
+        await asyncio.to_thread(export, self._config, checkpoint, target, overwrite)
+        return checkpoint.round
+
+    async def stop(self) -> tuple[Path | None, int]:
+        """See `net.admin.Operations`."""
+        self._begin_stop()
+        await self._trained.wait()
+        checkpoint = self._supervisor.last_checkpoint
+        return (checkpoint.path if checkpoint else None), self._supervisor.progress.round
+
+
+@contextlib.contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Holds the state directory for one daemon. Raises StateError where another has it, or it can't be written."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (state_dir / "lock").open("w")
+    except OSError as error:
+        raise StateError(f"{state_dir}: can't be written ({error}); make it writable for the node's user") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateError(f"{state_dir}: another daemon of this node is running; stop it first") from None
+        yield

@@ -1,0 +1,318 @@
+"""Runs the trainer: starts it from the newest checkpoint, answers it, seals what it saves, and starts it again when it dies."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+from conlora.config import NodeConfig
+from conlora.core.federation import FederationSettings
+from conlora.core.schema import Schema, Vector
+from conlora.core.seeding import initial_vector
+from conlora.daemon.exchange import EdgeFigures, Exchange
+from conlora.errors import ConfigError, Refused, StateError, TrainingFailed
+from conlora.net.wire import Outgoing
+from conlora.store.checkpoints import Checkpoint, CheckpointStore
+from conlora.store.history import EdgeRecord, History
+from conlora.store.recording import Recorder
+from conlora.training import messages
+from conlora.training.process import TrainerProcess
+
+log = structlog.get_logger()
+
+MOST_CRASHES = 5  # in a row, without a finished round between them
+LONGEST_BACKOFF_SECONDS = 60.0
+
+
+class State(StrEnum):
+    """What a node does, in a word."""
+
+    LOADING = "loading"
+    PAUSED = "paused"
+    TRAINING = "training"
+    FINISHED = "finished"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+
+
+@dataclass
+class Progress:
+    """Where training stands."""
+
+    state: State = State.LOADING
+    message: str = ""
+    round: int = 0
+    step: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    restarts: int = 0
+    trainer_pid: int = 0
+
+
+class Supervisor:
+    """The life of a node's trainer."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        peer_ids: list[str],
+        exchange: Exchange,
+        history: History,
+        *,
+        paused: bool,
+        on_ready: Callable[[FederationSettings], None],
+        on_publish: Callable[[Outgoing], None],
+    ) -> None:
+        """on_ready: called with the settings that peers compare. on_publish: called with each snapshot for the links."""
+        self.progress = Progress()
+        self.checkpoints = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
+        self.last_checkpoint: Checkpoint | None = None
+        self._config = config
+        self._peer_ids = peer_ids
+        self._exchange = exchange
+        self._history = history
+        self._on_ready = on_ready
+        self._on_publish = on_publish
+        self._paused = paused
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._trainer: TrainerProcess | None = None
+        self._recorder: Recorder | None = None
+        self._shared_digest = ""
+        self._figures: list[EdgeFigures] = []
+        self._published: Vector | None = None  # copy of the round under way, while recording
+        self._crashes = 0
+        self._seals = 0  # checkpoint attempts that have ended, one way or the other
+        self._seal_problem = ""
+        self._problem: BaseException | None = None  # ends training for good
+        self._answering: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Trains until all rounds are done or `stop`. Raises ConfigError and TrainingFailed."""
+        self.checkpoints.prepare()
+        while not self._stopping.is_set():
+            ending = await self._run_once()
+            if not ending:
+                break
+            self._crashes += 1
+            self.progress.restarts += 1
+            if self._crashes >= MOST_CRASHES:
+                raise TrainingFailed(
+                    f"{ending}; it died {self._crashes} times without finishing a round, so it is not restarted"
+                )
+            backoff = min(2.0 ** (self._crashes - 1), LONGEST_BACKOFF_SECONDS)
+            log.error("trainer died", reason=ending, restart_in_seconds=backoff)
+            await self._set_state(State.RESTARTING, ending)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), backoff)
+            except TimeoutError:
+                continue
+        if not self._stopping.is_set():
+            await self._set_state(State.FINISHED)
+
+    def stop(self) -> None:
+        """Ends training after this step, with a checkpoint; `run` returns when that is done."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        if self._trainer is None:
+            return
+        if self.progress.state is State.LOADING:
+            self._trainer.kill()  # nothing to save yet, and a model may load for minutes
+        else:
+            self._trainer.send(messages.Stop())
+        self._exchange.interrupt()
+
+    async def pause(self) -> int:
+        """Waits until the trainer stands still; returns the round. Raises Refused where there is nothing to pause."""
+        self._paused = True
+        if self.progress.state is State.TRAINING:
+            self._tell(messages.Pause())
+        await self._until(lambda: self.progress.state is State.PAUSED, "pause")
+        return self.progress.round
+
+    async def resume(self) -> int:
+        """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume."""
+        self._paused = False
+        if self.progress.state is State.PAUSED:
+            self._tell(messages.Resume())
+            await self._set_state(State.TRAINING)
+        await self._until(lambda: self.progress.state is State.TRAINING, "resume")
+        return self.progress.round
+
+    async def checkpoint(self) -> Checkpoint:
+        """A checkpoint of now (the last one where nothing has changed since). Raises Refused where there is none."""
+        if self.progress.state in (State.TRAINING, State.PAUSED):
+            before = self._seals
+            self._tell(messages.Checkpoint())
+            await self._until(lambda: self._seals > before, "checkpoint")
+            if self._seal_problem:
+                raise Refused(self._seal_problem)
+        if self.last_checkpoint is None:
+            raise Refused("there is no checkpoint yet: nothing has been trained")
+        return self.last_checkpoint
+
+    async def _run_once(self) -> str:
+        """One trainer from spawn to exit. Returns how it died, or nothing when it ended in good order."""
+        resume = await self._newest_checkpoint()
+        log_path = self._config.state_dir / "trainer.log"
+        self._trainer = trainer = await TrainerProcess.spawn(
+            self._exchange.memory, self._config.training.threads, log_path
+        )
+        self.progress.trainer_pid = trainer.pid
+        await self._set_state(State.LOADING)
+        trainer.send(
+            messages.Setup(
+                config=self._config.model_dump(mode="json"),
+                peers=self._peer_ids,
+                staging=str(self.checkpoints.staging),
+                resume_from=str(resume.path) if resume else None,
+                round=resume.round if resume else 0,
+                paused=self._paused,
+            )
+        )
+        try:
+            async for message in trainer.messages():
+                await self._handle(message)
+        except BaseException:
+            trainer.kill()
+            raise
+        finally:
+            ending = await trainer.exited()
+            self._trainer = None
+            self.progress.trainer_pid = 0
+        if self._problem:
+            raise self._problem
+        return "" if self._stopping.is_set() else ending
+
+    async def _newest_checkpoint(self) -> Checkpoint | None:
+        newest, damaged = await asyncio.to_thread(self.checkpoints.newest)
+        for sentence in damaged:
+            log.error("damaged checkpoint", reason=sentence)
+        if newest:
+            self.last_checkpoint = newest
+            self.progress.round, self.progress.step = newest.round, newest.step
+            log.info("going on from a checkpoint", path=str(newest.path), round=newest.round)
+        return newest
+
+    async def _handle(self, message: messages.FromTrainer) -> None:
+        match message:
+            case messages.Ready():
+                await self._ready(message)
+            case messages.Published():
+                if self._recorder:
+                    # The trainer may publish the next round before this one is recorded; only `mixed` waits for us.
+                    self._published = self._exchange.arena.published.copy()
+                self._on_publish(self._exchange.publish(message.round))
+                self._answering = asyncio.create_task(self._answer(message.round))
+                self._answering.add_done_callback(self._answered)
+            case messages.Mixed():
+                self._figures = self._exchange.mixed(message.errors)
+                self.progress.round = message.round
+                if self._recorder and self._published is not None:
+                    self._recorder.add(message.round, self._published, self._exchange.arena.mixed)
+            case messages.RoundDone():
+                self._round_done(message)
+            case messages.Evaluated():
+                self.progress.accuracy = message.accuracy
+                self._history.add_evaluation(message.round, message.accuracy, message.loss)
+                log.info("evaluated", round=message.round, accuracy=message.accuracy, loss=message.loss)
+            case messages.Saved():
+                await self._seal(message)
+            case messages.Unchanged():
+                await self._sealed("")
+            case messages.Paused():
+                if self._paused:
+                    await self._set_state(State.PAUSED)
+            case messages.Finished():
+                log.info("trainer finished", round=self.progress.round)
+            case messages.Failed():
+                kind = ConfigError if message.exit_code == ConfigError.exit_code else TrainingFailed
+                self._problem = kind(message.message)
+
+    async def _ready(self, ready: messages.Ready) -> None:
+        assert self._trainer is not None
+        config = self._config
+        schema, shared = Schema.from_json(ready.adapter_schema), Schema.from_json(ready.shared_schema)
+        if self.last_checkpoint and self.last_checkpoint.schema != shared.digest:
+            raise ConfigError(
+                f"{self.last_checkpoint.path}: was made with another model or other LoRA settings; put those back, or "
+                f"start anew with another state_dir"
+            )
+        self._shared_digest = shared.digest
+        self._exchange.open(shared, self.progress.round)
+        if config.training.record_vectors and self._recorder is None:
+            full = schema.views(initial_vector(schema, config.federation.seed))
+            exchanged = {spec.name for spec in shared.tensors}
+            frozen = {name: view for name, view in full.items() if name not in exchanged}
+            self._recorder = Recorder(config.state_dir / "recording", shared, frozen)
+        self._trainer.send(messages.Layout())
+        self._on_ready(config.settings(ready.fingerprint, ready.peft, shared))
+        if not self._paused:
+            await self._set_state(State.TRAINING)
+
+    async def _answer(self, round_: int) -> None:
+        """Gives the trainer its contributions, when lockstep has them all."""
+        plan = await self._exchange.plan(round_)
+        items = [
+            messages.Contribution(peer=self._exchange.position(c.peer), slot=c.slot, weight=c.weight)
+            for c in (plan.contributions if plan else ())
+        ]
+        self._tell(messages.Contributions(round=round_, items=items, interrupted=plan is None))
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        """A failed answer ends training: the trainer waits for it."""
+        if not task.cancelled() and (error := task.exception()):
+            self._problem = error
+            if self._trainer:
+                self._trainer.kill()
+
+    def _round_done(self, done: messages.RoundDone) -> None:
+        self._crashes = 0
+        self.progress.step, self.progress.loss = done.step, done.loss
+        edges = [
+            EdgeRecord(f.contribution.peer, f.contribution.round, f.contribution.weight, f.error) for f in self._figures
+        ]
+        self._history.add_round(done.round, done.step, done.seconds, done.loss, self._exchange.degree, edges)
+        log.info("round", round=done.round, loss=done.loss, neighbours=len(edges), seconds=round(done.seconds, 3))
+
+    async def _seal(self, saved: messages.Saved) -> None:
+        store = self.checkpoints
+        staged = store.staging / f"checkpoint-{saved.step}"
+        try:
+            self.last_checkpoint = await asyncio.to_thread(
+                store.seal, staged, saved.round, saved.step, self._shared_digest
+            )
+        except StateError as error:
+            log.error("no checkpoint", reason=str(error))
+            await self._sealed(str(error))
+        else:
+            log.info("checkpoint", path=str(self.last_checkpoint.path), round=saved.round)
+            await self._sealed("")
+
+    async def _sealed(self, problem: str) -> None:
+        self._seals += 1
+        self._seal_problem = problem
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _tell(self, message: messages.ToTrainer) -> None:
+        if self._trainer:
+            self._trainer.send(message)
+
+    async def _set_state(self, state: State, message: str = "") -> None:
+        if self._stopping.is_set():
+            state = State.STOPPING
+        self.progress.state, self.progress.message = state, message
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _until(self, condition: Callable[[], bool], verb: str) -> None:
+        """Waits for a condition that the trainer brings about. Raises Refused when it no longer can."""
+        hopeless = (State.FINISHED, State.STOPPING)
+        async with self._changed:
+            await self._changed.wait_for(lambda: condition() or self.progress.state in hopeless)
+        if not condition():
+            raise Refused(f"can't {verb}: the node is {self.progress.state}")

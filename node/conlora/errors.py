@@ -1,0 +1,83 @@
+"""Every error ConLoRA raises on purpose, and the exit code each ends a command with.
+
+ConLoRAError                 1   something failed that is nobody's mistake
+├── ConfigError              2   configuration, data, model or spec: the user can mend it
+│   └── CardError            2   a peer's identity card is damaged or does not match
+├── NodeUnreachable          3   no daemon answers on the admin socket
+├── CheckFailed              4   `conlora check` found something (it has printed what)
+├── Refused                  5   the daemon answered, and declined (not now, or not like this)
+├── TrainingFailed           6   the trainer can't go on: it died too often, or a round's deadline passed
+├── StateError               7   the state directory is damaged, full or not writable
+└── PeerError                -   about one peer; never ends the node
+    ├── ProtocolError        -   the peer's frames break the protocol
+    ├── SettingsMismatch     -   the peer belongs to another federation, or to this one with other settings
+    └── SnapshotRejected     -   a peer's snapshot is malformed
+
+A message is one sentence or two: what is wrong, where, and what to do.
+"""
+
+
+class ConLoRAError(Exception):
+    """Base of all errors raised on purpose; `str()` is fit to print."""
+
+    exit_code = 1
+
+
+class ConfigError(ConLoRAError):
+    """Configuration, data, model or spec that the user can mend."""
+
+    exit_code = 2
+
+
+class CardError(ConfigError):
+    """An identity card is damaged, or its certificate does not match its node id."""
+
+
+class NodeUnreachable(ConLoRAError):
+    """No daemon answers on the admin socket."""
+
+    exit_code = 3
+
+
+class CheckFailed(ConLoRAError):
+    """A preflight found at least one failure."""
+
+    exit_code = 4
+
+
+class Refused(ConLoRAError):
+    """The daemon declined a command."""
+
+    exit_code = 5
+
+
+class TrainingFailed(ConLoRAError):
+    """Training can't go on."""
+
+    exit_code = 6
+
+
+class StateError(ConLoRAError):
+    """The state directory can't be read or written as needed."""
+
+    exit_code = 7
+
+
+class PeerError(ConLoRAError):
+    """One peer misbehaved or does not fit; the node goes on."""
+
+
+class ProtocolError(PeerError):
+    """A peer's frames break the protocol."""
+
+
+class SettingsMismatch(PeerError):
+    """A peer's federation settings differ from ours."""
+
+
+class SnapshotRejected(PeerError):
+    """A peer's snapshot is malformed; `reason` is its short name for metrics and tests."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason

@@ -1,0 +1,129 @@
+"""The admin service: what operators ask over the node's Unix socket, with health and reflection beside it."""
+
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from conlora.errors import ConfigError, ConLoRAError
+from conlora.net.status import NodeStatus, to_message
+from conlora.v1 import admin_pb2 as pb
+from conlora.v1 import admin_pb2_grpc
+
+LONGEST_SOCKET_PATH = 100  # the kernel's limit for a Unix socket's address is 108 bytes
+SERVICE = pb.DESCRIPTOR.services_by_name["Admin"].full_name
+
+T = TypeVar("T")
+
+
+class Operations(Protocol):
+    """What the admin service needs of the node. Each may raise ConLoRAError; the operator gets its sentence."""
+
+    def status(self) -> NodeStatus:
+        """The node as it is now."""
+        ...
+
+    async def pause(self) -> int:
+        """Stands still; returns the round."""
+        ...
+
+    async def resume(self) -> int:
+        """Goes on; returns the round."""
+        ...
+
+    async def checkpoint(self) -> tuple[Path, int]:
+        """Writes a checkpoint; returns its path and round."""
+        ...
+
+    async def export(self, target: Path, overwrite: bool) -> int:
+        """Writes a PEFT directory; returns its round."""
+        ...
+
+    async def stop(self) -> tuple[Path | None, int]:
+        """Ends the node; returns the last checkpoint, if any, and the round."""
+        ...
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """Serves Operations on a Unix socket that only the node's user may open."""
+
+    def __init__(self, operations: Operations, path: Path) -> None:
+        self._node = operations
+        self._path = path
+        self._service = grpc.aio.server()
+        self._health = HealthServicer()
+
+    async def start(self) -> None:
+        """Opens the socket. Raises ConfigError for a path that is too long or taken."""
+        if len(os.fsencode(self._path)) > LONGEST_SOCKET_PATH:
+            raise ConfigError(
+                f"admin_socket: {self._path} is longer than the {LONGEST_SOCKET_PATH} bytes that a Unix socket's path may have; "
+                "set admin_socket to a shorter one"
+            )
+        admin_pb2_grpc.add_AdminServicer_to_server(self, self._service)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._service)
+        reflection.enable_server_reflection(
+            [SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
+            self._service,
+        )
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path.unlink(missing_ok=True)
+        previous = os.umask(0o177)  # the socket is born with mode 0600
+        try:
+            self._service.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise ConfigError(
+                f"admin_socket: {self._path} can't be opened; choose a path in a writable directory"
+            ) from error
+        finally:
+            os.umask(previous)
+        await self._service.start()
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def close(self) -> None:
+        """Lets calls under way finish, and removes the socket."""
+        await self._health.enter_graceful_shutdown()
+        await self._service.stop(grace=1.0)
+        self._path.unlink(missing_ok=True)
+
+    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
+        """See admin.proto."""
+        return to_message(self._node.status())
+
+    async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseReply:
+        """See admin.proto."""
+        return pb.PauseReply(round=await _answered(self._node.pause(), context))
+
+    async def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeReply:
+        """See admin.proto."""
+        return pb.ResumeReply(round=await _answered(self._node.resume(), context))
+
+    async def Checkpoint(self, request: pb.CheckpointRequest, context: Any) -> pb.CheckpointReply:
+        """See admin.proto."""
+        path, round_ = await _answered(self._node.checkpoint(), context)
+        return pb.CheckpointReply(path=str(path), round=round_)
+
+    async def Export(self, request: pb.ExportRequest, context: Any) -> pb.ExportReply:
+        """See admin.proto."""
+        round_ = await _answered(self._node.export(Path(request.path), request.overwrite), context)
+        return pb.ExportReply(path=request.path, round=round_)
+
+    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopReply:
+        """See admin.proto."""
+        path, round_ = await _answered(self._node.stop(), context)
+        return pb.StopReply(checkpoint=str(path or ""), round=round_)
+
+
+async def _answered(operation: Awaitable[T], context: Any) -> T:
+    """The operation's result; its sentence as FAILED_PRECONDITION where it declines."""
+    try:
+        return await operation
+    except ConLoRAError as error:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        raise  # abort raises; this tells the type checker

@@ -1,0 +1,74 @@
+"""The operator's side of the admin service, synchronous; used by the commands and the testbed."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from conlora.errors import NodeUnreachable, Refused
+from conlora.net.status import NodeStatus, from_message
+from conlora.v1 import admin_pb2 as pb
+from conlora.v1 import admin_pb2_grpc
+
+QUICK_SECONDS = 5.0  # answered from memory
+SLOW_SECONDS = 120.0  # waits for a step and a checkpoint
+
+
+class AdminClient:
+    """Speaks with one node. Every call raises NodeUnreachable where no daemon answers, and Refused where it declines."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._channel = grpc.insecure_channel(f"unix:{socket}", options=[("grpc.use_local_subchannel_pool", 1)])
+        self._stub = admin_pb2_grpc.AdminStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._channel.close()
+
+    def status(self) -> NodeStatus:
+        """The node as it is now."""
+        return from_message(self._call(self._stub.Status, pb.StatusRequest(), QUICK_SECONDS))
+
+    def pause(self) -> int:
+        """Waits until the trainer stands still; returns the round."""
+        return int(self._call(self._stub.Pause, pb.PauseRequest(), SLOW_SECONDS).round)
+
+    def resume(self) -> int:
+        """Goes on; returns the round."""
+        return int(self._call(self._stub.Resume, pb.ResumeRequest(), SLOW_SECONDS).round)
+
+    def checkpoint(self) -> tuple[Path, int]:
+        """Waits until a checkpoint is written; returns its path and round."""
+        reply = self._call(self._stub.Checkpoint, pb.CheckpointRequest(), SLOW_SECONDS)
+        return Path(reply.path), reply.round
+
+    def export(self, path: Path, overwrite: bool = False) -> int:
+        """Has the node write a PEFT directory (the path has to be writable by the node's user); returns its round."""
+        request = pb.ExportRequest(path=str(path.absolute()), overwrite=overwrite)
+        return int(self._call(self._stub.Export, request, SLOW_SECONDS).round)
+
+    def stop(self) -> tuple[Path | None, int]:
+        """Waits until the last checkpoint is written, then the daemon leaves; returns path (if any) and round."""
+        reply = self._call(self._stub.Stop, pb.StopRequest(), SLOW_SECONDS)
+        return (Path(reply.checkpoint) if reply.checkpoint else None), reply.round
+
+    def _call(self, method: Any, request: Any, seconds: float) -> Any:
+        if not self._socket.exists():
+            raise NodeUnreachable(
+                f"no daemon runs for this configuration ({self._socket} is not there); start it with `conlora run`"
+            )
+        try:
+            return method(request, timeout=seconds)
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details()
+            if code is grpc.StatusCode.FAILED_PRECONDITION:
+                raise Refused(str(details)) from None
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise NodeUnreachable(f"the daemon at {self._socket} did not answer within {seconds:.0f} s") from None
+            reason = details if code is not grpc.StatusCode.UNAVAILABLE else "it has died or is starting"
+            raise NodeUnreachable(
+                f"no daemon answers at {self._socket} ({reason}); start it with `conlora run`"
+            ) from None

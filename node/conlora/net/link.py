@@ -1,0 +1,218 @@
+"""One link: the conversation of two nodes over one bidirectional stream, the same whoever dialled."""
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from conlora.core.codec import CHUNK_BYTES, chunks
+from conlora.core.federation import FederationSettings
+from conlora.errors import PeerError, ProtocolError, SettingsMismatch, SnapshotRejected
+from conlora.net import wire
+from conlora.net.identity import Peer
+from conlora.net.wire import Frame, Goodbye, Outgoing
+from conlora.v1 import adapter_pb2, peer_pb2
+
+
+class Stream(Protocol):
+    """Either end of a gRPC stream of frames."""
+
+    async def read(self) -> Frame | None:
+        """The next frame; None once the other side has ended the stream."""
+        ...
+
+    async def write(self, frame: Frame) -> None:
+        """Sends a frame; returns when the transport has taken it."""
+        ...
+
+
+class Receiver(Protocol):
+    """Where complete snapshots go."""
+
+    @property
+    def max_snapshot_bytes(self) -> int:
+        """Larger snapshots are refused before memory is taken for them."""
+        ...
+
+    def snapshot_received(self, peer: Peer, header: adapter_pb2.SnapshotHeader, payload: bytearray) -> None:
+        """Checks and keeps a snapshot. Raises SnapshotRejected."""
+        ...
+
+
+class LinkClosed(PeerError):
+    """The link ended in an orderly way; `reason` says why."""
+
+    def __init__(self, reason: "Goodbye.Reason", detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Mailbox:
+    """Snapshots waiting for a link: at most `depth`, the oldest dropped, so that a slow link never builds a queue.
+
+    Depth is 1 (newest wins). In lockstep it is 2: the other side still needs round r when r + 1 is published.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._waiting: deque[Outgoing] = deque(maxlen=depth)
+        self._changed = asyncio.Event()
+        self._goodbye: Frame | None = None
+
+    def put(self, snapshot: Outgoing) -> None:
+        """Offers a snapshot."""
+        self._waiting.append(snapshot)
+        self._changed.set()
+
+    def close(self, goodbye: Frame) -> None:
+        """Makes `goodbye` the next thing to be sent, and the last."""
+        self._goodbye = goodbye
+        self._changed.set()
+
+    async def next(self, patience: float) -> Outgoing | Frame | None:
+        """A snapshot, or the goodbye frame, or None when nothing came within `patience` seconds."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), patience)
+        except TimeoutError:
+            return None
+        if self._goodbye is not None:
+            return self._goodbye
+        snapshot = self._waiting.popleft()
+        if not self._waiting:
+            self._changed.clear()
+        return snapshot
+
+
+class Link:
+    """A conversation with `peer`. `shake_hands`, then `run` until it raises the PeerError that ended it."""
+
+    def __init__(self, peer: Peer, stream: Stream, *, dialled: bool, depth: int) -> None:
+        self.peer = peer
+        self.dialled = dialled
+        self.instance = b""
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.rejected = 0
+        self.last_rejection = ""
+        self._stream = stream
+        self._mailbox = Mailbox(depth)
+
+    async def shake_hands(self, name: str, instance: bytes, settings: FederationSettings, probe: bool = False) -> bool:
+        """Exchanges Hellos and compares them; returns whether the other side only probes.
+
+        Raises SettingsMismatch naming every field that differs (both sides do, each from its own view), ProtocolError
+        where the other side does not speak the protocol, LinkClosed where it parts.
+        """
+        await self._stream.write(wire.hello(name, instance, settings, probe))
+        try:
+            theirs = await asyncio.wait_for(self._next_hello(), wire.HANDSHAKE_SECONDS)
+        except TimeoutError:
+            raise ProtocolError(f"{self.peer.name} did not say Hello within {wire.HANDSHAKE_SECONDS:.0f} s") from None
+        if problems := wire.differences(settings, theirs):
+            raise SettingsMismatch(f"{self.peer.name} does not fit: {'; '.join(problems)}")
+        self.instance = theirs.instance
+        return theirs.probe
+
+    def offer(self, snapshot: Outgoing) -> None:
+        """Gives the link a snapshot to send when it can."""
+        self._mailbox.put(snapshot)
+
+    def close(self, reason: "Goodbye.Reason", detail: str = "") -> None:
+        """Says good-bye after what is being sent now; `run` then ends."""
+        self._mailbox.close(wire.goodbye(reason, detail))
+
+    async def run(self, receiver: Receiver) -> None:
+        """Sends and receives until the link ends, always by raising: LinkClosed or another PeerError."""
+        sending = asyncio.ensure_future(self._send())
+        receiving = asyncio.ensure_future(self._receive(receiver))
+        try:
+            done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sending.cancel()
+            receiving.cancel()
+            await asyncio.gather(sending, receiving, return_exceptions=True)
+        try:
+            for task in done:
+                task.result()
+        except ProtocolError as error:
+            await self.say(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
+            raise
+
+    async def say(self, frame: Frame) -> None:
+        """Sends a last frame, if the transport still takes it within a moment."""
+        try:
+            await asyncio.wait_for(self._write(frame), wire.GOODBYE_SECONDS)
+        except (TimeoutError, PeerError):
+            return  # it was a courtesy: the other side finds the end of the stream instead
+
+    async def _send(self) -> None:
+        while True:
+            item = await self._mailbox.next(wire.HEARTBEAT_SECONDS)
+            if item is None:
+                await self._write(wire.heartbeat())
+            elif isinstance(item, Frame):
+                await self.say(item)
+                raise LinkClosed(item.goodbye.reason, item.goodbye.detail or "this node closed the link")
+            else:
+                await self._write(Frame(snapshot=item.header))
+                for chunk in chunks(item.payload):
+                    await self._write(Frame(chunk=chunk))
+                    self.bytes_sent += len(chunk)
+
+    async def _receive(self, receiver: Receiver) -> None:
+        header: adapter_pb2.SnapshotHeader | None = None
+        payload = bytearray()
+        while True:
+            frame = await self._next_frame()
+            match frame.WhichOneof("kind"):
+                case "heartbeat":
+                    continue
+                case "snapshot" if header is None:
+                    header, payload = frame.snapshot, bytearray()
+                    if not 0 < header.nbytes <= receiver.max_snapshot_bytes:
+                        raise ProtocolError(
+                            f"{self.peer.name} announced a snapshot of {header.nbytes} bytes, "
+                            f"at most {receiver.max_snapshot_bytes} fit the schema"
+                        )
+                case "chunk" if header is not None:
+                    payload += self._checked(frame.chunk, header.nbytes - len(payload))
+                    if len(payload) == header.nbytes:
+                        self._deliver(receiver, header, payload)
+                        header = None
+                case kind:
+                    raise ProtocolError(f"{self.peer.name} sent {kind or 'an empty frame'} where it has no place")
+
+    def _checked(self, chunk: bytes, missing: int) -> bytes:
+        if not 0 < len(chunk) <= min(CHUNK_BYTES, missing):
+            raise ProtocolError(f"{self.peer.name} sent a chunk of {len(chunk)} bytes where {missing} were missing")
+        self.bytes_received += len(chunk)
+        return chunk
+
+    def _deliver(self, receiver: Receiver, header: adapter_pb2.SnapshotHeader, payload: bytearray) -> None:
+        """A snapshot that is refused costs its sender a count; the link goes on."""
+        try:
+            receiver.snapshot_received(self.peer, header, payload)
+        except SnapshotRejected as rejection:
+            self.rejected += 1
+            self.last_rejection = str(rejection)
+
+    async def _next_hello(self) -> peer_pb2.Hello:
+        frame = await self._next_frame()
+        if frame.WhichOneof("kind") != "hello":
+            raise ProtocolError(f"{self.peer.name} sent {frame.WhichOneof('kind')} before Hello")
+        return frame.hello
+
+    async def _next_frame(self) -> Frame:
+        """The next frame that is no farewell. Raises LinkClosed or ProtocolError where there is none."""
+        try:
+            frame = await asyncio.wait_for(self._stream.read(), wire.SILENCE_SECONDS)
+        except TimeoutError:
+            raise PeerError(f"nothing heard from {self.peer.name} for {wire.SILENCE_SECONDS:.0f} s") from None
+        if frame is None:
+            raise PeerError(f"{self.peer.name} ended the link without a word")
+        if frame.WhichOneof("kind") == "goodbye":
+            parting = frame.goodbye
+            detail = "".join(c if c.isprintable() else "?" for c in parting.detail[:500])
+            raise LinkClosed(parting.reason, f"{self.peer.name} said good-bye{': ' + detail if detail else ''}")
+        return frame
+
+    async def _write(self, frame: Frame) -> None:
+        await self._stream.write(frame)

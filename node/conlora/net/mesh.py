@@ -1,0 +1,329 @@
+"""All links of a node: dials peers, admits peers that dial, keeps one link per edge, redials with backoff."""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+import structlog
+
+from conlora.core.federation import FederationSettings
+from conlora.errors import ConfigError, PeerError, ProtocolError, SettingsMismatch
+from conlora.net import wire
+from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, caller_id, dialling_credentials
+from conlora.net.identity import Identity, Peer
+from conlora.net.link import Link, LinkClosed, Receiver
+from conlora.net.wire import Frame, Goodbye, Outgoing
+from conlora.v1 import peer_pb2_grpc
+
+log = structlog.get_logger()
+ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+FIRST_RETRY_SECONDS = 0.25
+LONGEST_RETRY_SECONDS = 30.0
+# A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
+REFUSED_RETRY_SECONDS = 300.0
+
+
+class Node(Receiver, Protocol):
+    """What the mesh needs of the node it belongs to."""
+
+    def link_up(self, peer: Peer) -> list[Outgoing]:
+        """The edge lives; returns the snapshots to begin with."""
+        ...
+
+    def link_down(self, peer: Peer) -> None:
+        """The edge is dead."""
+        ...
+
+
+@dataclass(slots=True)
+class PeerState:
+    """One configured peer, as operators see it."""
+
+    peer: Peer
+    link: Link | None = None
+    refused: bool = False
+    last_error: str = ""
+    retry_at: float = 0.0  # monotonic; 0: not waiting
+    bytes_sent: int = 0  # of links that have ended
+    bytes_received: int = 0
+    rejected: int = 0
+
+    @property
+    def word(self) -> str:
+        """up, down or refused."""
+        return "up" if self.link else "refused" if self.refused else "down"
+
+
+class Mesh:
+    """The links of one node to its configured peers."""
+
+    def __init__(self, name: str, identity: Identity, peers: list[Peer], node: Node, depth: int) -> None:
+        """depth: snapshots that may wait for a link, 1 in async mode and 2 in lockstep."""
+        self.states = {peer.node_id: PeerState(peer) for peer in peers}
+        self._name = name
+        self._identity = identity
+        self._node = node
+        self._depth = depth
+        self._instance = os.urandom(8)
+        self._settings: FederationSettings | None = None
+        self._ready = asyncio.Event()
+        self._links_changed = asyncio.Condition()
+        self._service: grpc.aio.Server | None = None
+        self._dialling: list[asyncio.Task[None]] = []
+        self._closing = False
+
+    async def listen(self, address: str) -> None:
+        """Opens the peer port. Raises ConfigError where the address can't be taken. Without peers there is none."""
+        if not self.states:
+            return
+        self._service = grpc.aio.server(options=SERVICE_OPTIONS)
+        peer_pb2_grpc.add_PeerServicer_to_server(_PeerService(self), self._service)
+        credentials = accepting_credentials(self._identity, [state.peer for state in self.states.values()])
+        try:
+            self._service.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"listen: {address} can't be used; it may be taken by another program, or not be an address of this machine"
+            ) from error
+        await self._service.start()
+
+    def begin(self, settings: FederationSettings) -> None:
+        """Starts dialling, and answering those who dial, now that the settings to compare are known."""
+        if self._settings is not None:
+            return
+        self._settings = settings
+        self._ready.set()
+        for state in self.states.values():
+            if state.peer.address:
+                self._dialling.append(asyncio.create_task(self._keep_dialled(state)))
+
+    def publish(self, snapshot: Outgoing) -> None:
+        """Offers a snapshot to every live link."""
+        for state in self.states.values():
+            if state.link:
+                state.link.offer(snapshot)
+
+    async def close(self) -> None:
+        """Says good-bye on every link and closes the port."""
+        self._closing = True
+        for state in self.states.values():
+            if state.link:
+                state.link.close(Goodbye.REASON_LEAVING, "the node stops")
+        try:
+            async with asyncio.timeout(wire.GOODBYE_SECONDS):
+                await self._until(lambda: all(state.link is None for state in self.states.values()))
+        except TimeoutError:
+            log.warning("a peer took no good-bye", seconds=wire.GOODBYE_SECONDS)
+        for task in self._dialling:
+            task.cancel()
+        await asyncio.gather(*self._dialling, return_exceptions=True)
+        if self._service:
+            await self._service.stop(grace=0.2)
+
+    async def accept(self, context: ServicerContext) -> None:
+        """A configured peer, or somebody else, has dialled."""
+        caller = caller_id(context.auth_context())
+        state = self.states.get(caller or "")
+        if state is None:
+            log.warning("refused a caller that is no configured peer", id=caller, address=context.peer())
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
+            return
+        try:
+            await asyncio.wait_for(self._ready.wait(), wire.HANDSHAKE_SECONDS / 2)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "still loading the model")
+        await self._converse(state, _AcceptedStream(context), dialled=False)
+
+    async def _keep_dialled(self, state: PeerState) -> None:
+        """Keeps a link to one peer alive for as long as the node runs."""
+        delay = FIRST_RETRY_SECONDS
+        while not self._closing:
+            await self._until(lambda: state.link is None)
+            started = time.monotonic()
+            await self._dial(state)
+            if time.monotonic() - started > LONGEST_RETRY_SECONDS:
+                delay = FIRST_RETRY_SECONDS  # it was a real link: the next attempt is a first one again
+            pause = (REFUSED_RETRY_SECONDS if state.refused else delay) * random.uniform(0.5, 1.5)
+            state.retry_at = time.monotonic() + pause
+            try:
+                async with asyncio.timeout(pause):
+                    await self._until(lambda: state.link is not None)
+            except TimeoutError:
+                delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+            state.retry_at = 0.0
+
+    async def _dial(self, state: PeerState) -> None:
+        async with dialled_stream(self._identity, state.peer) as stream:
+            await self._converse(state, stream, dialled=True)
+
+    async def _converse(self, state: PeerState, stream: "_Stream", dialled: bool) -> None:
+        """One link from Hello to its end; whatever ended it is kept for the operator."""
+        assert self._settings is not None  # _ready is set by then
+        link = Link(state.peer, stream, dialled=dialled, depth=self._depth)
+        try:
+            if await link.shake_hands(self._name, self._instance, self._settings):
+                return
+            await self._admit(state, link)
+            try:
+                await link.run(self._node)
+            finally:
+                await self._dismiss(state, link)
+        except SettingsMismatch as error:
+            self._note(state, str(error), refused=True)
+            await link.say(wire.goodbye(Goodbye.REASON_MISMATCH))
+        except LinkClosed as error:
+            if error.reason != Goodbye.REASON_DUPLICATE:
+                self._note(state, str(error), refused=error.reason == Goodbye.REASON_MISMATCH)
+        except PeerError as error:
+            self._note(state, str(error), refused=isinstance(error, WrongCertificate))
+
+    async def _admit(self, state: PeerState, link: Link) -> None:
+        """Makes `link` the edge's link, unless there is a better one. Raises LinkClosed for the one that gives way.
+
+        When both sides dial at once, both keep the link that the node with the smaller id dialled. A link from a new
+        start of the peer's daemon always wins: the old one is a leftover.
+        """
+        current = state.link
+        preferred = (self._identity.node_id < state.peer.node_id) == link.dialled
+        if current is not None:
+            if self._closing or (
+                current.instance == link.instance and current.dialled != link.dialled and not preferred
+            ):
+                await link.say(wire.goodbye(Goodbye.REASON_DUPLICATE))
+                raise LinkClosed(Goodbye.REASON_DUPLICATE, "the edge has a link already")
+            current.close(Goodbye.REASON_DUPLICATE)
+            self._account(state, current)
+        state.link, state.refused, state.last_error = link, False, ""
+        for snapshot in self._node.link_up(state.peer):
+            link.offer(snapshot)
+        if current is None:
+            log.info("link up", peer=state.peer.name, dialled=link.dialled)
+        await self._announce()
+
+    async def _dismiss(self, state: PeerState, link: Link) -> None:
+        if state.link is not link:
+            return  # replaced: the edge lives on
+        state.link = None
+        self._account(state, link)
+        self._node.link_down(state.peer)
+        await self._announce()
+
+    def _account(self, state: PeerState, link: Link) -> None:
+        state.bytes_sent += link.bytes_sent
+        state.bytes_received += link.bytes_received
+        state.rejected += link.rejected
+
+    def _note(self, state: PeerState, sentence: str, refused: bool) -> None:
+        if sentence != state.last_error:
+            log.warning("link refused" if refused else "link down", peer=state.peer.name, reason=sentence)
+        state.last_error, state.refused = sentence, refused and state.link is None
+
+    async def _announce(self) -> None:
+        async with self._links_changed:
+            self._links_changed.notify_all()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with self._links_changed:
+            await self._links_changed.wait_for(condition)
+
+
+class _PeerService(peer_pb2_grpc.PeerServicer):
+    """What the peer port offers, and nothing else."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    async def Link(self, request_iterator: Any, context: ServicerContext) -> None:
+        """See peer.proto."""
+        await self._mesh.accept(context)
+
+
+class WrongCertificate(PeerError):
+    """Whoever answers at the peer's address has another certificate than the peer's card."""
+
+
+class _Stream:
+    """A gRPC stream whose errors are PeerErrors."""
+
+    def __init__(
+        self, peer_name: str, read: Callable[[], Awaitable[Any]], write: Callable[[Frame], Awaitable[Any]]
+    ) -> None:
+        self._peer_name = peer_name
+        self._read = read
+        self._write = write
+
+    async def read(self) -> Frame | None:
+        """See `link.Stream`."""
+        try:
+            frame = await self._read()
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            raise explain(self._peer_name, error) from error
+        return frame if isinstance(frame, Frame) else None  # anything else is gRPC's mark for the end
+
+    async def write(self, frame: Frame) -> None:
+        """See `link.Stream`."""
+        try:
+            await self._write(frame)
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            raise explain(self._peer_name, error) from error
+
+
+class _AcceptedStream(_Stream):
+    def __init__(self, context: ServicerContext) -> None:
+        super().__init__("the peer", context.read, context.write)
+
+
+class dialled_stream:  # noqa: N801  (used as a context manager only)
+    """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it."""
+
+    def __init__(self, identity: Identity, peer: Peer) -> None:
+        credentials, options = dialling_credentials(identity, peer)
+        assert peer.address is not None
+        self._peer = peer
+        self._channel = grpc.aio.secure_channel(peer.address, credentials, options=options)
+
+    async def __aenter__(self) -> _Stream:
+        call = peer_pb2_grpc.PeerStub(self._channel).Link()
+        return _Stream(self._peer.name, call.read, call.write)
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._channel.close(None)
+
+
+def explain(peer_name: str, error: BaseException) -> PeerError:
+    """A sentence for what gRPC reports."""
+    details = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in details or "Peer name" in details or "peer name" in details:
+        return WrongCertificate(
+            f"whoever answers at {peer_name}'s address has another certificate than its card; ask {peer_name} for a new card"
+        )
+    if isinstance(error, grpc.aio.AioRpcError):
+        match error.code():
+            case grpc.StatusCode.PERMISSION_DENIED:
+                return PeerError(f"{peer_name} does not admit this node; its operator has to add this node's card")
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return ProtocolError(f"{peer_name} sent a frame above {wire.MAX_FRAME_BYTES} bytes")
+    return PeerError(f"{peer_name} can't be reached or went away ({_brief(details)})")
+
+
+def _brief(details: str) -> str:
+    """The part of gRPC's prose that tells something."""
+    for phrase in (
+        "Connection refused",
+        "Connection reset",
+        "Name or service not known",
+        "No route to host",
+        "Socket closed",
+        "still loading the model",
+        "Domain name not found",
+        "Connection timed out",
+    ):
+        if phrase.lower() in details.lower():
+            return phrase.lower()
+    return details[-160:] or "no reason given"

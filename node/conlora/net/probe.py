@@ -1,0 +1,20 @@
+"""`conlora check`: asks a peer, without training, whether it is reachable, trusted and of the same federation."""
+
+import asyncio
+import os
+
+from conlora.core.federation import FederationSettings
+from conlora.net.identity import Identity, Peer
+from conlora.net.link import Link
+from conlora.net.mesh import dialled_stream
+
+
+def probe(name: str, identity: Identity, peer: Peer, settings: FederationSettings, seconds: float) -> None:
+    """Shakes hands with one peer and parts. Raises PeerError with the reason where that fails."""
+    asyncio.run(_probe(name, identity, peer, settings, seconds))
+
+
+async def _probe(name: str, identity: Identity, peer: Peer, settings: FederationSettings, seconds: float) -> None:
+    async with dialled_stream(identity, peer) as stream:
+        link = Link(peer, stream, dialled=True, depth=1)
+        await asyncio.wait_for(link.shake_hands(name, os.urandom(8), settings, probe=True), seconds)

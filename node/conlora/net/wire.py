@@ -1,0 +1,93 @@
+"""Frames of the peer protocol: building and reading them, and the limits that hold on every link."""
+
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+
+from conlora.core.codec import CHUNK_BYTES
+from conlora.core.federation import FederationSettings
+from conlora.v1 import adapter_pb2, peer_pb2
+from conlora.v1.adapter_pb2 import SnapshotHeader
+from conlora.v1.peer_pb2 import Frame, Goodbye
+
+__all__ = ["Frame", "Goodbye", "SnapshotHeader"]
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = CHUNK_BYTES + 64 * 1024  # a chunk and its wrapping; gRPC refuses anything larger unread
+HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
+HEARTBEAT_SECONDS = 2.0
+SILENCE_SECONDS = 15.0  # a link on which nothing came for so long is dead
+GOODBYE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A snapshot ready for the wire: encoded once, shared by all links."""
+
+    header: adapter_pb2.SnapshotHeader
+    payload: bytes
+
+
+def outgoing(round_: int, degree: int, payload: bytes) -> Outgoing:
+    """Announces a safetensors payload."""
+    header = adapter_pb2.SnapshotHeader(
+        round=round_,
+        degree=degree,
+        nbytes=len(payload),
+        sha256=sha256(payload).digest(),
+        published_at=time.time(),
+    )
+    return Outgoing(header, payload)
+
+
+def hello(name: str, instance: bytes, settings: FederationSettings, probe: bool = False) -> Frame:
+    """The first frame of either side."""
+    message = adapter_pb2.FederationSettings(
+        federation=settings.federation,
+        base_model_fingerprint=settings.base_model_fingerprint,
+        peft=settings.peft,
+        seed=settings.seed,
+        rule=settings.rule,
+        mode=settings.mode,
+        local_steps=settings.local_steps,
+        labels=settings.labels,
+        schema=settings.schema,
+    )
+    return Frame(
+        hello=peer_pb2.Hello(
+            protocol_version=PROTOCOL_VERSION, name=name, instance=instance, settings=message, probe=probe
+        )
+    )
+
+
+def settings_of(message: peer_pb2.Hello) -> FederationSettings:
+    """The settings in a peer's Hello."""
+    s = message.settings
+    return FederationSettings(
+        federation=s.federation,
+        base_model_fingerprint=s.base_model_fingerprint,
+        peft=s.peft,
+        seed=s.seed,
+        rule=s.rule,
+        mode=s.mode,
+        local_steps=s.local_steps,
+        labels=tuple(s.labels),
+        schema=s.schema,
+    )
+
+
+def differences(ours: FederationSettings, message: peer_pb2.Hello) -> list[str]:
+    """What keeps a peer with that Hello from being mixed with; empty when nothing does."""
+    if message.protocol_version != PROTOCOL_VERSION:
+        return [f"protocol_version: ours is {PROTOCOL_VERSION}, theirs {message.protocol_version}"]
+    return ours.differences(settings_of(message))
+
+
+def heartbeat() -> Frame:
+    """A sign of life."""
+    return Frame(heartbeat=peer_pb2.Heartbeat())
+
+
+def goodbye(reason: "Goodbye.Reason", detail: str = "") -> Frame:
+    """The last frame on a link."""
+    return Frame(goodbye=Goodbye(reason=reason, detail=detail))

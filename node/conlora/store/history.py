@@ -1,0 +1,88 @@
+"""A node's history in SQLite: what happened in each round, on each edge, at each evaluation."""
+
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from conlora.errors import StateError
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS rounds (
+    round INTEGER PRIMARY KEY, step INTEGER NOT NULL, time REAL NOT NULL, seconds REAL NOT NULL,
+    loss REAL, degree INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS edges (
+    round INTEGER NOT NULL, peer TEXT NOT NULL, peer_round INTEGER NOT NULL, weight REAL NOT NULL, error REAL NOT NULL,
+    PRIMARY KEY (round, peer)
+);
+CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT NULL, accuracy REAL, loss REAL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRecord:
+    """One neighbour's part in a mix: the round of its snapshot, its weight, and `||P_i - P_j||_F` before mixing."""
+
+    peer: str
+    peer_round: int
+    weight: float
+    error: float
+
+
+class History:
+    """Append-mostly; a round that is done again after a restart replaces its first record."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or makes the database. Raises StateError where it can't."""
+        try:
+            self._db = sqlite3.connect(path)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_TABLES)
+        except sqlite3.Error as error:
+            raise StateError(
+                f"{path}: the history can't be opened ({error}); move the file away to start anew"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the database; the object is of no use afterwards."""
+        self._db.close()
+
+    def add_round(
+        self, round_: int, step: int, seconds: float, loss: float | None, degree: int, edges: Iterable[EdgeRecord]
+    ) -> None:
+        """One finished round: optimizer steps so far, its duration, its mean training loss, and its edges."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?, ?)",
+                (round_, step, time.time(), seconds, loss, degree),
+            )
+            self._db.execute("DELETE FROM edges WHERE round = ?", (round_,))
+            self._db.executemany(
+                "INSERT INTO edges VALUES (?, ?, ?, ?, ?)",
+                [(round_, e.peer, e.peer_round, e.weight, e.error) for e in edges],
+            )
+
+    def add_evaluation(self, round_: int, accuracy: float | None, loss: float | None) -> None:
+        """One evaluation on the node's held-out rows."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (round_, time.time(), accuracy, loss)
+            )
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """All rows of `rounds`, `edges` or `evaluations`, oldest round first."""
+        if table not in ("rounds", "edges", "evaluations"):
+            raise ValueError(f"no table {table!r}")
+        cursor = self._db.execute(f"SELECT * FROM {table} ORDER BY round")
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -1,0 +1,1 @@
+"""Federations on one machine: partition data, run N nodes as separate processes, compare rules, report."""

@@ -1,0 +1,158 @@
+"""Writes what each node of a run needs: its configuration, identity, neighbours' cards and data."""
+
+import os
+import random
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import networkx as nx
+import yaml
+
+from conlora.config import load_config
+from conlora.errors import TrainingFailed
+from conlora.net.identity import create_identity
+from conlora.testbed.data import Row, write_rows
+from conlora.testbed.spec import TestbedSpec
+
+# Below the ports that systems hand out to outgoing connections, of which starting nodes make many.
+PORTS = range(20_000, 32_000)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSetup:
+    """A node that is ready to start, and where its things are."""
+
+    name: str
+    directory: Path
+    admin_socket: Path
+    peers: list[str]
+    rows: int
+    label_counts: dict[str, int]
+
+    @property
+    def config(self) -> Path:
+        """Its configuration."""
+        return self.directory / "node.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What its daemon writes to standard error."""
+        return self.directory / "daemon.log"
+
+    @property
+    def state(self) -> Path:
+        """Its daemon's state directory."""
+        return self.directory / "state"
+
+    @property
+    def adapter(self) -> Path:
+        """Where its adapter is exported to."""
+        return self.directory / "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """One run: its nodes by name with their rows, and who is joined to whom (node numbers from 0)."""
+
+    kind: Literal["federated", "alone", "pooled"]
+    title: str
+    rule: str
+    directory: Path
+    shares: dict[str, list[Row]]
+    graph: "nx.Graph[int]"
+
+
+def lay_out(spec: TestbedSpec, plan: RunPlan, sockets: Path) -> list[NodeSetup]:
+    """Makes the directories of a run's nodes. `sockets` is a directory with a short path, for the admin sockets."""
+    names = list(plan.shares)
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(names))]
+    cards, setups = [], []
+    for number, (name, rows) in enumerate(plan.shares.items()):
+        directory = plan.directory / name
+        directory.mkdir(parents=True)
+        cards.append(create_identity(directory / "identity").card(name, addresses[number]))
+        peers = [names[other] for other in sorted(plan.graph.neighbors(number))]
+        counts = Counter(row.label for row in rows)
+        setup = NodeSetup(
+            name,
+            directory,
+            sockets / f"{name}.sock",
+            peers,
+            len(rows),
+            {label: counts[label] for label in spec.task.labels},
+        )
+        write_rows(directory / "data.csv", rows, spec.task)
+        settings = _settings(spec, plan, setup, addresses[number])
+        setup.config.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        load_config(setup.config)  # a mistake in it is better found before anything starts
+        setups.append(setup)
+    for setup in setups:
+        (setup.directory / "peers").mkdir()
+        for name, card in zip(names, cards, strict=True):
+            if name in setup.peers:
+                (setup.directory / "peers" / f"{name}.yaml").write_text(card)
+    return setups
+
+
+def _settings(spec: TestbedSpec, plan: RunPlan, setup: NodeSetup, address: str) -> dict[str, Any]:
+    training = {
+        "threads": max(1, cores() // len(plan.shares)),
+        **spec.training.model_dump(exclude_unset=True),
+        "record_vectors": plan.kind == "federated",  # to measure consensus
+    }
+    if plan.rule in spec.learning_rates:
+        training["learning_rate"] = spec.learning_rates[plan.rule]
+    if setup.name in spec.overrides:
+        training |= spec.overrides[setup.name].training.model_dump(exclude_unset=True)
+    if plan.kind == "pooled":  # in as many steps it sees as many rows as the whole federation
+        training["batch_size"] = spec.training.batch_size * spec.nodes
+    return {
+        "name": setup.name,
+        "state_dir": setup.state.name,  # these three are relative to the configuration
+        "identity_dir": "identity",
+        "peers_dir": "peers",
+        "listen": address,
+        "advertise": address,
+        "admin_socket": str(setup.admin_socket),
+        "model": spec.model.model_dump(exclude_none=True),
+        "lora": spec.lora.model_dump(exclude_none=True),
+        "federation": {"name": spec.name, "seed": spec.seed, "rule": plan.rule, "mode": spec.mode.value},
+        "task": spec.task.model_dump(),
+        "data": {"path": "data.csv"},
+        "training": training,
+    }
+
+
+def environment(spec: TestbedSpec) -> dict[str, str]:
+    """The environment of node processes."""
+    env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin would take the cores from the other nodes
+    if Path(spec.model.base).is_dir():
+        env["HF_HUB_OFFLINE"] = "1"
+    return env
+
+
+def cores() -> int:
+    """This machine's processor cores."""
+    return os.cpu_count() or 1
+
+
+def free_ports(count: int) -> Sequence[int]:
+    """Loopback ports that nothing listens on now; searched from a random one, so that testbeds seldom meet."""
+    start = random.SystemRandom().randrange(len(PORTS))
+    found: list[int] = []
+    for port in (PORTS[(start + i) % len(PORTS)] for i in range(len(PORTS))):
+        if len(found) == count:
+            break
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+    if len(found) < count:
+        raise TrainingFailed(f"no {count} free loopback ports in {PORTS[0]}-{PORTS[-1]}; stop what holds them")
+    return found

@@ -1,0 +1,93 @@
+"""What a finished run shows: consensus error by round, accuracy on the common test rows, and each node's history."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conlora.core.consensus import Consensus, Factors, factors, measure
+from conlora.core.schema import Vector
+from conlora.errors import TrainingFailed
+from conlora.store.history import History
+from conlora.store.recording import Recording
+from conlora.testbed.layout import NodeSetup, cores
+from conlora.testbed.processes import Interrupts, NodeProcesses
+
+EVALUATION_SECONDS = 3600.0
+
+
+def consensus_by_round(setups: Sequence[NodeSetup], interrupts: Interrupts) -> list[dict[str, Any]]:
+    """Consensus error before and after the mix of every round that all nodes recorded."""
+    recordings = [Recording(setup.state / "recording") for setup in setups]
+    common = set.intersection(*(set(recording.rounds()) for recording in recordings))
+    if not common:
+        raise TrainingFailed(f"{setups[0].state / 'recording'}: no round was recorded by every node")
+    measured = []
+    for round_ in sorted(common):
+        interrupts.check()
+        vectors = [recording.load(round_) for recording in recordings]
+        before = _measure(recordings, [published for published, _ in vectors])
+        after = _measure(recordings, [mixed for _, mixed in vectors])
+        measured.append({"round": round_, "before": before.to_json(), "after": after.to_json()})
+    return measured
+
+
+def _measure(recordings: Sequence[Recording], vectors: Sequence[Vector]) -> Consensus:
+    nodes: list[Factors] = [
+        factors(recording.schema, vector, recording.frozen)
+        for recording, vector in zip(recordings, vectors, strict=True)
+    ]
+    return measure(nodes)
+
+
+def evaluate(
+    setups: Sequence[NodeSetup], directory: Path, test: Path, env: dict[str, str], interrupts: Interrupts
+) -> dict[str, Any]:
+    """Accuracy on the common test rows: `{"before": of the seeded start, "after": {node: of its adapter}}`.
+
+    In a process of its own, because it needs torch.
+    """
+    request, answer, log = (directory / f"evaluation{suffix}" for suffix in (".request.json", ".json", ".log"))
+    request.write_text(
+        json.dumps(
+            {
+                "config": str(setups[0].config),
+                "test": str(test),
+                "adapters": {setup.name: str(setup.adapter) for setup in setups},
+                "threads": cores(),
+            },
+            indent=1,
+        )
+    )
+    with NodeProcesses(interrupts) as processes:
+        command = [sys.executable, "-m", "conlora.training.evaluate", str(request)]
+        child = processes.start("the evaluation", command, log, env, stdout=answer)
+        processes.finish(child, EVALUATION_SECONDS)
+    try:
+        result: dict[str, Any] = json.loads(answer.read_text())
+    except ValueError as error:
+        raise TrainingFailed(f"{answer}: the evaluation's answer is not JSON ({error}); its log is {log}") from error
+    return result
+
+
+def describe_nodes(setups: Sequence[NodeSetup], accuracy: dict[str, Any], output: Path) -> list[dict[str, Any]]:
+    """Each node's part of the summary; paths are relative to `output`."""
+    return [_describe(setup, accuracy, output) for setup in setups]
+
+
+def _describe(setup: NodeSetup, accuracy: dict[str, Any], output: Path) -> dict[str, Any]:
+    with History(setup.state / "history.db") as history:
+        rounds, evaluations = history.rows("rounds"), history.rows("evaluations")
+    return {
+        "name": setup.name,
+        "rounds": rounds[-1]["round"] if rounds else 0,
+        "rows": setup.rows,
+        "label_counts": setup.label_counts,
+        "accuracy_before": accuracy["before"],
+        "accuracy_after": accuracy["after"][setup.name],
+        "adapter": str(setup.adapter.relative_to(output)),
+        "peers": setup.peers,
+        "history": [{key: row[key] for key in ("round", "loss", "seconds")} for row in rounds],
+        "evaluations": [{key: row[key] for key in ("round", "accuracy", "loss")} for row in evaluations],
+    }

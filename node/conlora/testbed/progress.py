@@ -1,0 +1,106 @@
+"""What a testbed shows while it runs: a live table on a terminal, occasional lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from conlora.net.status import NodeStatus
+
+LINE_SECONDS = 15.0
+
+
+class Progress:
+    """One display for a whole testbed; `begin` is called for each run, `show` as often as there is news."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self._console = console
+        self._runs = runs
+        self._run = 0
+        self._title = self._phase = ""
+        self._statuses: Mapping[str, NodeStatus | None] = {}
+        self._started = self._printed = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def begin(self, title: str) -> None:
+        """The next run starts."""
+        self._run += 1
+        self._title = title
+        self._started = time.monotonic()
+        self._phase = ""
+        self._statuses = {}
+
+    def end(self, outcome: str) -> None:
+        """The run is over; its outcome stays on the screen."""
+        self._console.print(f"{self._heading()}: {outcome}", highlight=False)
+
+    def show(self, phase: str, statuses: Mapping[str, NodeStatus | None] | None = None) -> None:
+        """The present state: what is being done, and news of each node (None: it does not answer)."""
+        self._statuses = statuses or self._statuses
+        if self._live:
+            heading = Text(f"{self._heading()}: {phase}", style="bold")
+            self._live.update(Group(heading, _table(self._statuses)), refresh=True)
+        elif phase != self._phase or time.monotonic() > self._printed + LINE_SECONDS:
+            self._console.print(f"{self._heading()}: {phase}{_digest(statuses or {})}", highlight=False, soft_wrap=True)
+            self._printed = time.monotonic()
+        self._phase = phase
+
+    def _heading(self) -> str:
+        seconds = int(time.monotonic() - self._started)
+        return f"run {self._run} of {self._runs}, {self._title}, {seconds // 60}:{seconds % 60:02}"
+
+
+def _table(statuses: Mapping[str, NodeStatus | None]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("node", "state"):
+        table.add_column(heading)
+    for heading in ("round", "loss", "accuracy", "neighbours", "consensus error"):
+        table.add_column(heading, justify="right")
+    for name, status in statuses.items():
+        table.add_row(*_cells(name, status))
+    return table
+
+
+def _cells(name: str, status: NodeStatus | None) -> list[str]:
+    if status is None:
+        return [name, "starting"]
+    return [
+        name,
+        status.state,
+        f"{status.round}/{status.rounds}",
+        f"{status.loss:.3f}" if status.loss is not None else "-",
+        f"{status.accuracy:.3f}" if status.accuracy is not None else "-",
+        f"{links_up(status)}/{len(status.peers)}",
+        f"{status.consensus:.4f}" if status.consensus is not None else "-",
+    ]
+
+
+def _digest(statuses: Mapping[str, NodeStatus | None]) -> str:
+    """One line for all nodes."""
+    known = [status for status in statuses.values() if status is not None]
+    if not known:
+        return ""
+    rounds = sorted(status.round for status in known)
+    losses = [status.loss for status in known if status.loss is not None]
+    span = f"{rounds[0]}" if rounds[0] == rounds[-1] else f"{rounds[0]}-{rounds[-1]}"
+    loss = f", mean loss {sum(losses) / len(losses):.3f}" if losses else ""
+    links = f"{sum(map(links_up, known))}/{sum(len(status.peers) for status in known)}"
+    return f": {len(known)}/{len(statuses)} nodes, round {span} of {known[0].rounds}{loss}, neighbours up {links}"
+
+
+def links_up(status: NodeStatus) -> int:
+    """How many of a node's edges live."""
+    return sum(peer.link == "up" for peer in status.peers)

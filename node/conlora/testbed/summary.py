@@ -1,0 +1,96 @@
+"""The summary of a testbed: the JSON file that reports are made from, and the table printed at the end."""
+
+import json
+import math
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+SUMMARY_FILE = "summary.json"
+
+
+def versions() -> dict[str, str]:
+    """Of everything that results may depend on."""
+    packages = ("conlora", "torch", "transformers", "peft", "grpcio")
+    return {**{name: metadata.version(name) for name in packages}, "python": platform.python_version()}
+
+
+def write_summary(summary: dict[str, Any], output: Path) -> Path:
+    """Writes `summary.json`, whole or not at all. Figures that JSON can't hold, such as infinity, become null."""
+    path = output / SUMMARY_FILE
+    partial = output / f".{SUMMARY_FILE}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(json_ready(summary), file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    return path
+
+
+def json_ready(value: Any) -> Any:
+    """The value with every number that is not finite replaced by None."""
+    match value:
+        case dict():
+            return {key: json_ready(item) for key, item in value.items()}
+        case list() | tuple():
+            return [json_ready(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
+
+
+def result_tables(summary: dict[str, Any]) -> list[Table]:
+    """Accuracy on the common test rows, and final consensus error; one line per rule in each."""
+    return [_accuracy_table(summary), _consensus_table(summary)]
+
+
+def _accuracy_table(summary: dict[str, Any]) -> Table:
+    title = f"{summary['name']}: mean accuracy on {summary['test_rows']} common test rows"
+    table = _table(title, "rule", "before", "alone", "federated", "lowest node", "pooled")
+    for run in summary["runs"]:
+        after = [node["accuracy_after"] for node in run["nodes"]]
+        table.add_row(
+            run["rule"],
+            f"{run['nodes'][0]['accuracy_before']:.3f}",
+            _baseline(summary, "alone", run["rule"]),
+            f"{sum(after) / len(after):.3f}",
+            f"{min(after):.3f}",
+            _baseline(summary, "pooled", run["rule"]),
+        )
+    return table
+
+
+def _consensus_table(summary: dict[str, Any]) -> Table:
+    table = _table("consensus error after the last mix", "rule", "D", "V", "E_A", "E_B", "amplification", "relative")
+    for run in summary["runs"]:
+        consensus = run["consensus"]
+        table.add_row(
+            run["rule"],
+            *(f"{consensus[figure]:.4f}" for figure in ("D", "V", "E_A", "E_B")),
+            f"{consensus['amplification']:.2f}",
+            f"{consensus['relative']:.1%}",
+        )
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    """A table that fits 80 columns and survives copying into a mail."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _baseline(summary: dict[str, Any], kind: str, rule: str) -> str:
+    for baseline in summary["baselines"][kind]:
+        if baseline["rule"] == rule:
+            after = [node["accuracy_after"] for node in baseline["nodes"]]
+            return f"{sum(after) / len(after):.3f}"
+    return "-"

@@ -1,0 +1,193 @@
+"""The Trainer callback that makes fine-tuning decentralised: publish, mix and go on, every `local_steps` steps."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from conlora.core.consensus import edge_error, factors
+from conlora.core.schema import Vector
+from conlora.errors import TrainingFailed
+from conlora.training.arena import Arena
+from conlora.training.channel import Channel
+from conlora.training.messages import (
+    Contributions,
+    Evaluated,
+    Mixed,
+    Paused,
+    Published,
+    RoundDone,
+    Saved,
+    Unchanged,
+)
+from conlora.training.model import Built
+
+
+class GossipCallback(TrainerCallback):
+    """Runs a node's rounds inside a Hugging Face Trainer.
+
+    After each `local_steps` optimizer steps: the vector y goes to the arena, the daemon answers with the neighbours'
+    contributions, and `x = y + sum_j w_ij (y_j - y)` goes back into the model. Operators' wishes (pause, checkpoint, stop)
+    take effect between two steps.
+    """
+
+    def __init__(
+        self,
+        built: Built,
+        arena: Arena,
+        channel: Channel,
+        *,
+        local_steps: int,
+        evaluate_every: int,
+        checkpoint_every: int,
+        rounds_mixed: int,
+    ) -> None:
+        """rounds_mixed: rounds that the model's values already contain, from the checkpoint."""
+        self.rounds_mixed = rounds_mixed
+        self._built = built
+        self._arena = arena
+        self._channel = channel
+        self._local_steps = local_steps
+        self._evaluate_every = evaluate_every
+        self._checkpoint_every = checkpoint_every
+        self._saved_step = -1
+        self._round_began = time.monotonic()
+        full, shared = built.adapter.schema, built.shared
+        exchanged = {spec.name for spec in shared.tensors}
+        initial = full.views(built.adapter.read(full))
+        self._frozen = {name: view for name, view in initial.items() if name not in exchanged}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Waits while the node is to start paused; makes up for a mix that a stop had cut off."""
+        self._saved_step = state.global_step
+        self._stand_still(state)
+        self._round_began = time.monotonic()
+        if not self._channel.stopping and self._round_is_over(state.global_step):
+            self._exchange()
+        control.should_training_stop = self._channel.stopping
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ends a round where one is over, then does what operators asked for."""
+        if self._round_is_over(state.global_step):
+            self._exchange()
+            last = state.global_step >= state.max_steps
+            control.should_evaluate = last or self.rounds_mixed % self._evaluate_every == 0
+            control.should_save = last or self.rounds_mixed % self._checkpoint_every == 0
+        self._channel.poll()
+        if self._channel.checkpoint_wanted or self._channel.stopping:
+            control.should_save = True
+        elif not control.should_save:
+            # otherwise the pause begins once the checkpoint is written, in on_save
+            control.should_save = self._stand_still(state)
+        control.should_training_stop |= self._channel.stopping
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """The Trainer logs once a round, right after its last step: the round is complete."""
+        if logs and "loss" in logs:
+            now = time.monotonic()
+            seconds, self._round_began = now - self._round_began, now
+            self._channel.send(
+                RoundDone(
+                    round=self.rounds_mixed, step=state.global_step, seconds=seconds, loss=_finite(float(logs["loss"]))
+                )
+            )
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Reports an evaluation."""
+        figures = {
+            name: _finite(float(metrics[f"eval_{name}"])) for name in ("accuracy", "loss") if f"eval_{name}" in metrics
+        }
+        self._channel.send(
+            Evaluated(round=self.rounds_mixed, accuracy=figures.get("accuracy"), loss=figures.get("loss"))
+        )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Hands the written checkpoint to the daemon, which seals it."""
+        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        self._channel.checkpoint_wanted = False
+        self._saved_step = state.global_step
+        self._channel.send(Saved(path=str(path), round=self.rounds_mixed, step=state.global_step))
+        self._stand_still(state)
+        control.should_training_stop |= self._channel.stopping
+
+    def _round_is_over(self, step: int) -> bool:
+        """Whether step is the last of a round that has not been mixed yet."""
+        return step % self._local_steps == 0 and step // self._local_steps == self.rounds_mixed + 1
+
+    def _exchange(self) -> None:
+        """Publishes this round's vector and mixes what the neighbours have published."""
+        schema, adapter = self._built.shared, self._built.adapter
+        round_ = self.rounds_mixed + 1
+        own = adapter.read(schema)
+        if not np.isfinite(own).all():
+            raise TrainingFailed(
+                f"round {round_}: the adapter is no longer finite; lower training.learning_rate, then start again from "
+                "the last checkpoint"
+            )
+        self._arena.published[:] = own
+        self._channel.send(Published(round=round_))
+        answer = self._channel.expect(Contributions)
+        if answer.interrupted:
+            return
+        neighbours = [(item.weight, self._arena.inbox(item.peer, item.slot)) for item in answer.items]
+        mixed = self._built.rule.mix(schema, own, neighbours)
+        errors = self._edge_errors(own, [vector for _, vector in neighbours])
+        adapter.write(schema, mixed)
+        self._arena.mixed[:] = mixed
+        self.rounds_mixed = round_
+        self._channel.send(Mixed(round=round_, errors=errors))
+
+    def _edge_errors(self, own: Vector, others: list[Vector]) -> list[float]:
+        mine = factors(self._built.shared, own, self._frozen)
+        return [edge_error(mine, factors(self._built.shared, other, self._frozen)) for other in others]
+
+    def _stand_still(self, state: TrainerState) -> bool:
+        """Waits while the node is paused. Returns whether a checkpoint has to be written before it may stand on."""
+        channel = self._channel
+        channel.poll()
+        if channel.paused and not channel.stopping:
+            channel.send(Paused(round=self.rounds_mixed))
+            before = time.monotonic()
+            while channel.paused and not channel.stopping:
+                channel.wait_while(lambda: channel.paused and not channel.stopping and not channel.checkpoint_wanted)
+                if channel.checkpoint_wanted and self._saved_step != state.global_step:
+                    break
+                self._decline_checkpoint(state)
+            self._round_began += time.monotonic() - before
+        self._decline_checkpoint(state)
+        return channel.checkpoint_wanted or channel.stopping
+
+    def _decline_checkpoint(self, state: TrainerState) -> None:
+        if self._channel.checkpoint_wanted and self._saved_step == state.global_step:
+            self._channel.checkpoint_wanted = False
+            self._channel.send(Unchanged())
+
+
+class ThrottleCallback(TrainerCallback):
+    """Makes every step take `factor` times as long: a slow machine, for testbeds."""
+
+    def __init__(self, channel: Channel, factor: float) -> None:
+        self._channel = channel
+        self._factor = factor
+        self._began = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Starts the clock."""
+        self._began = time.monotonic()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stays idle for the rest of the slow step, but answers a stop at once."""
+        spent = time.monotonic() - self._began
+        self._channel.wait_while(lambda: not self._channel.stopping, seconds=(self._factor - 1) * spent)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,164 @@
+"""What daemon and trainer say to each other: one JSON object a line; vectors go through the arena instead.
+
+The conversation:  daemon  Setup ->            trainer  <- Ready
+                   daemon  Layout ->
+    each round:    trainer <- Published        daemon   Contributions ->        trainer <- Mixed, RoundDone
+    now and then:  trainer <- Evaluated, Saved, Paused     daemon  Pause, Resume, Checkpoint, Stop ->
+    at the end:    trainer <- Finished or Failed, and it exits
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+
+class Setup(BaseModel):
+    """To the trainer, first: the node's configuration and where to go on from."""
+
+    type: Literal["setup"] = "setup"
+    config: dict[str, Any]
+    peers: list[str] = Field(description="node ids in arena order")
+    staging: str = Field(description="directory that checkpoints are written to")
+    resume_from: str | None = Field(description="a sealed checkpoint")
+    round: int = Field(description="rounds that the checkpoint has mixed")
+    paused: bool = Field(description="wait for Resume before the first step")
+
+
+class Layout(BaseModel):
+    """To the trainer: the arena has its size now and can be mapped."""
+
+    type: Literal["layout"] = "layout"
+
+
+class Contribution(BaseModel):
+    """A neighbour's snapshot in the arena, and its weight in this mix."""
+
+    peer: int = Field(description="index into Setup.peers")
+    slot: int
+    weight: float
+
+
+class Contributions(BaseModel):
+    """To the trainer, after Published: what to mix. `interrupted`: don't, for the node stops."""
+
+    type: Literal["contributions"] = "contributions"
+    round: int
+    items: list[Contribution]
+    interrupted: bool = False
+
+
+class Pause(BaseModel):
+    """To the trainer: stand still after this step."""
+
+    type: Literal["pause"] = "pause"
+
+
+class Resume(BaseModel):
+    """To the trainer: go on."""
+
+    type: Literal["resume"] = "resume"
+
+
+class Checkpoint(BaseModel):
+    """To the trainer: save after this step."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+
+
+class Stop(BaseModel):
+    """To the trainer: save after this step, and exit."""
+
+    type: Literal["stop"] = "stop"
+
+
+class Ready(BaseModel):
+    """From the trainer: the model is built."""
+
+    type: Literal["ready"] = "ready"
+    fingerprint: str
+    peft: str
+    adapter_schema: list[dict[str, Any]] = Field(description="all trainable tensors, frozen ones of the rule included")
+    shared_schema: list[dict[str, Any]] = Field(description="the tensors that are exchanged")
+
+
+class Published(BaseModel):
+    """From the trainer: the outbox holds this round's vector; Contributions are awaited."""
+
+    type: Literal["published"] = "published"
+    round: int
+
+
+class Mixed(BaseModel):
+    """From the trainer: the contributions have been read; `||P_i - P_j||_F` before the mix for each of them."""
+
+    type: Literal["mixed"] = "mixed"
+    round: int
+    errors: list[float]
+
+
+class RoundDone(BaseModel):
+    """From the trainer: a round's figures. seconds: from the end of the round before, waits included."""
+
+    type: Literal["round-done"] = "round-done"
+    round: int
+    step: int
+    seconds: float
+    loss: float | None
+
+
+class Evaluated(BaseModel):
+    """From the trainer: an evaluation on the held-out rows."""
+
+    type: Literal["evaluated"] = "evaluated"
+    round: int
+    accuracy: float | None
+    loss: float | None
+
+
+class Saved(BaseModel):
+    """From the trainer: a checkpoint lies in the staging directory, to be sealed by the daemon."""
+
+    type: Literal["saved"] = "saved"
+    path: str
+    round: int
+    step: int
+
+
+class Unchanged(BaseModel):
+    """From the trainer: no step since the last checkpoint (or since the start), so there is nothing to save."""
+
+    type: Literal["unchanged"] = "unchanged"
+
+
+class Paused(BaseModel):
+    """From the trainer: it stands still."""
+
+    type: Literal["paused"] = "paused"
+    round: int
+
+
+class Finished(BaseModel):
+    """From the trainer: it exits in good order; `complete`: all rounds are done."""
+
+    type: Literal["finished"] = "finished"
+    complete: bool
+
+
+class Failed(BaseModel):
+    """From the trainer: it can't go on, and a restart would not help. `message` is a sentence for the user."""
+
+    type: Literal["failed"] = "failed"
+    message: str
+    exit_code: int
+
+
+ToTrainer = Setup | Layout | Contributions | Pause | Resume | Checkpoint | Stop
+FromTrainer = Ready | Published | Mixed | RoundDone | Evaluated | Saved | Unchanged | Paused | Finished | Failed
+
+TO_TRAINER: TypeAdapter[ToTrainer] = TypeAdapter(Annotated[ToTrainer, Field(discriminator="type")])
+FROM_TRAINER: TypeAdapter[FromTrainer] = TypeAdapter(Annotated[FromTrainer, Field(discriminator="type")])
+
+
+def line(message: BaseModel) -> bytes:
+    """One message on the wire between the processes."""
+    return message.model_dump_json().encode() + b"\n"

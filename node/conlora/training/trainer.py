@@ -1,0 +1,126 @@
+"""The trainer process: builds the model, tells the daemon, and runs a Hugging Face Trainer with the gossip callback.
+
+Started by the daemon as `python -m conlora.training.trainer CHANNEL_FD MEMORY_FD`; not a command for people.
+"""
+
+import hashlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+
+from conlora.config import NodeConfig
+from conlora.errors import ConLoRAError
+from conlora.training.arena import Arena
+from conlora.training.callback import GossipCallback, ThrottleCallback
+from conlora.training.channel import Channel
+from conlora.training.data import Data, load_data
+from conlora.training.messages import Failed, Finished, Layout, Ready, Setup
+from conlora.training.model import Built, build_model
+
+
+def main(channel_descriptor: int, memory: int) -> None:
+    """Runs one trainer from Setup to Finished. A user's mistake is told to the daemon; anything else ends in a traceback."""
+    # Signals are for the daemon, which ends this process in good order; a terminal or systemd sends them to both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=channel_descriptor))
+    setup = channel.expect(Setup)
+    channel.paused = setup.paused
+    try:
+        complete = _run(channel, setup, memory)
+    except ConLoRAError as error:
+        channel.send(Failed(message=str(error), exit_code=error.exit_code))
+        sys.exit(error.exit_code)
+    channel.send(Finished(complete=complete))
+
+
+def _run(channel: Channel, setup: Setup, memory: int) -> bool:
+    config = NodeConfig.model_validate(setup.config)
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    transformers.logging.set_verbosity_error()
+    seed = local_seed(config)
+    transformers.set_seed(seed)
+    built = build_model(config)
+    data = load_data(config.data, built.task, config.state_dir / "datasets", seed)
+    channel.send(
+        Ready(
+            fingerprint=built.fingerprint,
+            peft=built.peft,
+            adapter_schema=built.adapter.schema.to_json(),
+            shared_schema=built.shared.to_json(),
+        )
+    )
+    channel.expect(Layout)
+    arena = Arena(memory, built.shared.size, len(setup.peers))
+    if setup.round >= config.training.rounds:
+        return True
+    return train(config, setup, built, data, arena, channel)
+
+
+def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Arena, channel: Channel) -> bool:
+    """Trains to the configured round, or until the daemon says stop; returns whether all rounds are done."""
+    training = config.training
+    gossip = GossipCallback(
+        built,
+        arena,
+        channel,
+        local_steps=training.local_steps,
+        evaluate_every=training.evaluate_every,
+        checkpoint_every=training.checkpoint_every,
+        rounds_mixed=setup.round,
+    )
+    callbacks: list[transformers.TrainerCallback] = [gossip]
+    if training.slowdown > 1:
+        callbacks.insert(0, ThrottleCallback(channel, training.slowdown))
+    trainer = transformers.Trainer(
+        model=built.model,
+        args=_arguments(config, Path(setup.staging)),
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        data_collator=built.task.collator(),
+        compute_metrics=built.task.metrics,
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=setup.resume_from)
+    return gossip.rounds_mixed >= training.rounds
+
+
+def local_seed(config: NodeConfig) -> int:
+    """Seed of shuffling and dropout: repeatable, and different on every node."""
+    text = f"{config.federation.seed}/{config.name}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def _arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArguments:
+    training = config.training
+    return transformers.TrainingArguments(
+        output_dir=str(staging),
+        max_steps=training.rounds * training.local_steps,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=max(32, training.batch_size),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=training.lr_scheduler,
+        weight_decay=training.weight_decay,
+        seed=local_seed(config),
+        use_cpu=training.device == "cpu",
+        dataloader_pin_memory=torch.cuda.is_available() and training.device != "cpu",
+        # The callback decides when; these only keep the Trainer from deciding too.
+        logging_strategy="steps",
+        logging_steps=training.local_steps,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        label_names=["labels"],
+    )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main(int(sys.argv[1]), int(sys.argv[2]))

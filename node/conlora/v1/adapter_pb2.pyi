@@ -1,0 +1,43 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class FederationSettings(_message.Message):
+    __slots__ = ("federation", "base_model_fingerprint", "peft", "seed", "rule", "mode", "local_steps", "labels", "schema")
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PEFT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    federation: str
+    base_model_fingerprint: str
+    peft: str
+    seed: int
+    rule: str
+    mode: str
+    local_steps: int
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    schema: str
+    def __init__(self, federation: _Optional[str] = ..., base_model_fingerprint: _Optional[str] = ..., peft: _Optional[str] = ..., seed: _Optional[int] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., local_steps: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., schema: _Optional[str] = ...) -> None: ...
+
+class SnapshotHeader(_message.Message):
+    __slots__ = ("round", "degree", "nbytes", "sha256", "published_at")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    DEGREE_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    degree: int
+    nbytes: int
+    sha256: bytes
+    published_at: float
+    def __init__(self, round: _Optional[int] = ..., degree: _Optional[int] = ..., nbytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., published_at: _Optional[float] = ...) -> None: ...
