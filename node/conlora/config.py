@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from conlora.core.federation import FederationSettings
 from conlora.core.gossip import Mode
@@ -16,8 +25,15 @@ from conlora.errors import ConfigError
 
 def _relative_to_file(value: object, info: ValidationInfo) -> object:
     if isinstance(value, str | Path) and info.context:
-        return info.context["directory"] / Path(value).expanduser()
+        return _resolved(info.context["directory"], value)
     return value
+
+
+def _resolved(directory: Path, path: str | Path) -> Path:
+    try:
+        return directory / Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such user's home directory; correct the path") from None
 
 
 def _existing(path: Path) -> Path:
@@ -26,8 +42,16 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _with_a_port_that_exists(address: str) -> str:
+    if int(address.rpartition(":")[2]) > 65535:
+        raise ValueError(f"{address!r} is not an address; the port has to be at most 65535")
+    return address
+
+
 FilePath = Annotated[Path, BeforeValidator(_relative_to_file)]
-Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
+Address = Annotated[
+    str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$"), AfterValidator(_with_a_port_that_exists)
+]
 
 
 class Section(BaseModel):
@@ -48,7 +72,7 @@ class ModelSection(Section):
         """A path is relative to the file; anything that looks like `owner/name` and is no folder is a hub id."""
         base = data.get("base") if isinstance(data, dict) else None
         if isinstance(base, str) and info.context:
-            path = info.context["directory"] / Path(base).expanduser()
+            path = _resolved(info.context["directory"], base)
             if path.is_dir():
                 return {**data, "base": str(path)}
             if base.startswith((".", "/", "~")) or base.count("/") > 1:
@@ -207,9 +231,10 @@ def load_section(path: Path, section: type[S]) -> S:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        raise ConfigError(
-            f"{path}: not valid YAML{line} ({getattr(error, 'problem', error)}); mend that line"
-        ) from error
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise ConfigError(f"{path}: not valid YAML{line} ({problem}); mend that line") from error
+    except ValueError as error:  # PyYAML lets it through where a date has a 13th month
+        raise ConfigError(f"{path}: not valid YAML ({error}); mend that value, or quote it") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: has to be a YAML mapping of keys to values, not {type(data).__name__}")
     try:

@@ -81,7 +81,7 @@ def measure(nodes: Sequence[Factors]) -> Consensus:
     for module in nodes[0]:
         b = np.stack([node[module][0] for node in nodes])  # (n, d, r)
         a = np.stack([node[module][1] for node in nodes])  # (n, r, k)
-        b_mean, a_mean = b.mean(axis=0), a.mean(axis=0)
+        b_mean, a_mean = _mean(b), _mean(a)
         d_sum += sum(product_distance(b[i], a[i], b_mean, a_mean) for i in range(n)) / n
         # mean_i ||P_i - Pbar||^2 = sum_{i<j} ||P_i - P_j||^2 / n^2: only differences of close products are taken.
         v_squares += sum(product_distance(b[i], a[i], b[j], a[j]) ** 2 for i in range(n) for j in range(i)) / n**2
@@ -99,3 +99,9 @@ def measure(nodes: Sequence[Factors]) -> Consensus:
         amplification=float(v / spread) if spread > 0 else 0.0,
         relative=float(v / mean) if mean > 0 else 0.0,
     )
+
+
+def _mean(stack: Matrix) -> Matrix:
+    """Mean over the first axis, exact where all are equal: a frozen A then has no error at all, not even rounding."""
+    mean: Matrix = stack[0] + (stack - stack[0]).mean(axis=0)
+    return mean

@@ -72,7 +72,9 @@ class Admin:
             with contextlib.ExitStack() as attempt:
                 client = attempt.enter_context(AdminClient(setup.admin_socket))
                 status = client.status()
-                self._open.push(attempt.pop_all())  # it answers: the client is kept
+                self._open.push(
+                    attempt.pop_all()
+                )  # kept once it answers: one that tried too early waits long to try again
         except NodeUnreachable:
             return None
         self._clients[setup.name] = client
@@ -97,17 +99,10 @@ def _ready(admin: Admin, progress: Progress) -> bool:
         for peer in status.peers if status else ():
             if peer.link == "refused":
                 raise ConfigError(f"{name} and {peer.name} don't link: {peer.last_error}")
-    _raise_failed(statuses)
     return all(
         status is not None and status.state == "paused" and links_up(status) == len(status.peers)
         for status in statuses.values()
     )
-
-
-def _raise_failed(statuses: dict[str, NodeStatus | None]) -> None:
-    for name, status in statuses.items():
-        if status is not None and status.state == "failed":
-            raise TrainingFailed(f"{name} failed: {status.message}")
 
 
 class Watch:
@@ -120,10 +115,9 @@ class Watch:
         self._moved = time.monotonic()
 
     def finished(self) -> bool:
-        """Whether all nodes are done. Raises TrainingFailed where one failed, or none has moved for long."""
+        """Whether all nodes are done. Raises TrainingFailed where none has moved for long."""
         statuses = self._admin.statuses()
         self._progress.show("training", statuses)
-        _raise_failed(statuses)
         seen = {name: (status.step, status.state) for name, status in statuses.items() if status is not None}
         if self._seen | seen != self._seen:
             self._moved = time.monotonic()

@@ -72,13 +72,13 @@ def _accuracy(summary: Summary, run: Summary) -> str:
 
 def _rules_compared(summary: Summary) -> str:
     means = {run["rule"]: mean(groups(summary, run)["federated"]) for run in summary["runs"]}
-    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    worst, *_, best = sorted(means, key=means.__getitem__)
     gap, error = means[best] - means[worst], standard_error(summary)
-    verdict = "within what the choice of test rows explains" if gap < 2 * error else "more than the choice of test rows explains"
+    verdict = "no more than" if gap < 2 * error else "more than"
     return (
-        f"Between {best} and {worst} the mean accuracy differs by {gap:.3f}, which is {verdict} (the standard error of "
-        f"an accuracy on {summary['test_rows']} rows is about {error:.3f}); how much chance in training matters, a single "
-        "run can't tell."
+        f"Between {best} and {worst} the mean accuracy differs by {gap:.3f}, {verdict} the choice of test rows "
+        f"may explain (the standard error of an accuracy on {summary['test_rows']} rows is about {error:.3f}); how much "
+        "chance in training matters, a single run can't tell."
     )
 
 
@@ -108,7 +108,8 @@ def _disagreement_compared(summary: Summary) -> list[str]:
     text = f"The literature's error D is {absolute:.3g} times as large with {most['rule']} as with {least['rule']}. "
     if relative >= 1:
         return [text + f"Relative to the size of the update, the spread V is {relative:.3g} times as large."]
-    return [text + f"Relative to the size of the update it is the other way round: {least['rule']} has the larger spread V."]
+    text += f"Relative to the size of the update it is the other way round: {least['rule']} has the larger spread V."
+    return [text]
 
 
 def caveats(summary: Summary) -> list[str]:

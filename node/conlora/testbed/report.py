@@ -78,9 +78,7 @@ def _page(summary: Summary, images: dict[str, Image]) -> str:
         findings=findings.findings(summary),
         caveats=findings.caveats(summary),
         results=[_result(summary, run) for run in summary["runs"]],
-        pooled=[
-            (baseline["rule"], node) for baseline in summary["baselines"]["pooled"] for node in baseline["nodes"]
-        ],
+        pooled=[(baseline["rule"], node) for baseline in summary["baselines"]["pooled"] for node in baseline["nodes"]],
         light=LIGHT.rule_colours(rules),
         dark=DARK.rule_colours(rules),
         papers=(LIGHT, DARK),

@@ -109,7 +109,7 @@ def _run(
 def prepare_output(output: Path, overwrite: bool, keep: list[Path]) -> None:
     """Makes an empty directory for a testbed's results.
 
-    With `overwrite`, an earlier testbed's directory is removed first; nothing else is, nor one that holds one of `keep`.
+    With `overwrite`, an earlier testbed's directory is removed first, unless it holds one of `keep`.
     Raises ConfigError where the directory is in the way, StateError where it can't be made.
     """
     try:

@@ -1,0 +1,140 @@
+"""Schema, seeded start and codec: layout, determinism, and bytes there and back."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conlora.core.codec import CHUNK_BYTES, chunks, decode, encode, max_encoded_bytes
+from conlora.core.federation import FederationSettings
+from conlora.core.schema import Role, Schema, TensorSpec
+from conlora.core.seeding import HEAD_STD, initial_vector
+from conlora.errors import SnapshotRejected
+
+specs = st.lists(
+    st.tuples(st.sampled_from(list(Role)), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=6
+)
+schemas = specs.map(
+    lambda items: Schema(tuple(TensorSpec(f"t{i}.{role}", f"t{i}", role, tuple(s)) for i, (role, s) in enumerate(items)))
+)
+
+
+def sha(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).digest()
+
+
+@given(schemas, st.integers(0, 99))
+def test_encode_then_decode_gives_the_same_bits(schema: Schema, seed: int) -> None:
+    vector = np.random.default_rng(seed).normal(size=schema.size).astype(np.float32)
+    payload = encode(schema, vector)
+    assert len(payload) <= max_encoded_bytes(schema)
+    np.testing.assert_array_equal(decode(schema, payload, sha(payload)), vector)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_do_anything_but_decode_or_be_rejected(payload: bytes) -> None:
+    schema = Schema((TensorSpec("m.lora_B.weight", "m", Role.B, (2, 3)),))
+    with pytest.raises(SnapshotRejected):
+        decode(schema, payload, sha(payload))
+
+
+@given(st.data())
+def test_a_flipped_bit_is_rejected(data: st.DataObject) -> None:
+    schema = Schema((TensorSpec("m.lora_B.weight", "m", Role.B, (2, 3)),))
+    payload = bytearray(encode(schema, np.ones(6, np.float32)))
+    digest = sha(bytes(payload))
+    payload[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(SnapshotRejected, match="digest"):
+        decode(schema, payload, digest)
+
+
+@pytest.mark.parametrize(
+    ("reason", "tensors"),
+    [
+        ("keys", {}),
+        ("keys", {"b": np.ones((2, 3), np.float32), "more": np.ones(1, np.float32)}),
+        ("dtype", {"b": np.ones((2, 3), np.float16)}),
+        ("shape", {"b": np.ones((3, 2), np.float32)}),
+        ("not-finite", {"b": np.full((2, 3), np.nan, np.float32)}),
+        ("not-finite", {"b": np.full((2, 3), np.inf, np.float32)}),
+    ],
+)
+def test_a_wrong_snapshot_is_rejected_with_its_reason(reason: str, tensors: dict[str, np.ndarray]) -> None:
+    schema = Schema((TensorSpec("b", "m", Role.B, (2, 3)),))
+    payload = safetensors.numpy.save(tensors)
+    with pytest.raises(SnapshotRejected) as caught:
+        decode(schema, payload, sha(payload))
+    assert caught.value.reason == reason
+
+
+def test_chunks_join_to_the_payload_and_none_is_too_large() -> None:
+    payload = bytes(range(256)) * 9000
+    pieces = list(chunks(payload))
+    assert b"".join(pieces) == payload
+    assert max(map(len, pieces)) == CHUNK_BYTES
+
+
+def test_views_are_the_vector_itself() -> None:
+    schema = Schema((TensorSpec("a", "m", Role.A, (2, 2)), TensorSpec("b", "m", Role.B, (3,))))
+    vector = np.zeros(7, np.float32)
+    schema.views(vector)["b"][...] = 1
+    np.testing.assert_array_equal(vector, [0, 0, 0, 0, 1, 1, 1])
+
+
+@given(schemas)
+def test_json_there_and_back_keeps_the_digest(schema: Schema) -> None:
+    assert Schema.from_json(schema.to_json()).digest == schema.digest
+
+
+@given(schemas)
+def test_digest_tells_schemas_apart(schema: Schema) -> None:
+    first, *rest = schema.tensors
+    changed = Schema((replace(first, shape=(*first.shape, 1)), *rest))
+    assert changed.digest != schema.digest
+
+
+START = Schema(
+    (
+        TensorSpec("m.lora_A.weight", "m", Role.A, (8, 384)),
+        TensorSpec("m.lora_B.weight", "m", Role.B, (384, 8)),
+        TensorSpec("classifier.weight", "classifier", Role.HEAD, (2, 384)),
+        TensorSpec("classifier.bias", "classifier", Role.HEAD, (2,)),
+    )
+)
+
+
+def test_the_start_is_the_same_wherever_it_is_made() -> None:
+    """Fixed digest: a change of numpy, of the platform or of our code that alters the start is found here."""
+    digest = hashlib.sha256(initial_vector(START, 1).tobytes()).hexdigest()
+    assert digest == "2a1b1d2f16e271b6be6b05c380474e8a8db7d47336ac90822537b712b5422161"
+
+
+def test_the_start_has_the_distributions_it_should() -> None:
+    views = START.views(initial_vector(START, 7))
+    a, head = views["m.lora_A.weight"], views["classifier.weight"]
+    bound = 1 / np.sqrt(384)
+    assert -bound <= a.min() < -0.95 * bound
+    assert 0.95 * bound < a.max() <= bound
+    assert head.std() == pytest.approx(HEAD_STD, rel=0.1)
+    assert not views["m.lora_B.weight"].any()
+    assert not views["classifier.bias"].any()
+
+
+def test_a_tensors_start_depends_on_seed_and_name_alone() -> None:
+    alone = Schema(START.tensors[:1])
+    np.testing.assert_array_equal(initial_vector(alone, 3), initial_vector(START, 3)[: alone.size])
+    assert (initial_vector(alone, 3) != initial_vector(alone, 4)).any()
+    renamed = Schema((replace(START.tensors[0], name="n.lora_A.weight"),))
+    assert (initial_vector(renamed, 3) != initial_vector(alone, 3)).any()
+
+
+def test_settings_that_differ_are_named() -> None:
+    ours = FederationSettings("f", "x", "{}", 1, "lora", "async", 4, ("a", "b"), "s")
+    assert ours.differences(ours) == []
+    theirs = replace(ours, rule="freeze-a", labels=("b", "a"))
+    assert ours.differences(theirs) == ["rule: ours is lora, theirs freeze-a", "labels: ours is a, b, theirs b, a"]
+    assert "\x1b" not in ours.differences(replace(ours, federation="\x1b[31m"))[0]

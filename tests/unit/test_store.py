@@ -1,0 +1,130 @@
+"""Checkpoints that are whole or not there, exports, history and recordings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conlora.core.schema import Role, Schema, TensorSpec
+from conlora.errors import StateError
+from conlora.store.checkpoints import ADAPTER_FILES, CheckpointStore, export_adapter, read_checkpoint
+from conlora.store.history import EdgeRecord, History
+from conlora.store.recording import Recorder, Recording
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    store.prepare()
+    return store
+
+
+def stage(store: CheckpointStore, step: int) -> Path:
+    staged = store.staging / f"checkpoint-{step}"
+    staged.mkdir()
+    for name in ADAPTER_FILES:
+        (staged / name).write_text(f"{name} of step {step}")
+    return staged
+
+
+def test_the_newest_is_found_and_the_last_k_are_kept(store: CheckpointStore) -> None:
+    for step in (4, 8, 12):
+        store.seal(stage(store, step), step // 4, step, "digest")
+    newest, damaged = store.newest()
+    assert newest is not None
+    assert (newest.round, newest.step, newest.schema) == (3, 12, "digest")
+    assert damaged == []
+    assert sorted(p.name for p in store.directory.glob("step-*")) == ["step-000000008", "step-000000012"]
+    assert list(store.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "manifest"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(store: CheckpointStore, harm: str) -> None:
+    store.seal(stage(store, 4), 1, 4, "digest")
+    path = store.seal(stage(store, 8), 2, 8, "digest").path / ADAPTER_FILES[1]
+    match harm:
+        case "flip":
+            path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+        case "truncate":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "remove":
+            path.unlink()
+        case "manifest":
+            (path.parent / "manifest.json").write_text("{")
+    newest, damaged = store.newest()
+    assert newest is not None
+    assert newest.step == 4
+    assert len(damaged) == 1
+    assert "step-000000008" in damaged[0]
+
+
+def test_debris_of_a_crash_is_no_checkpoint(store: CheckpointStore) -> None:
+    stage(store, 4)
+    assert store.newest() == (None, [])
+    store.prepare()
+    assert list(store.staging.iterdir()) == []
+
+
+def test_sealing_the_same_step_again_replaces_it(store: CheckpointStore) -> None:
+    store.seal(stage(store, 4), 1, 4, "digest")
+    again = store.seal(stage(store, 4), 1, 4, "other")
+    assert read_checkpoint(again.path).schema == "other"
+
+
+def test_a_failed_seal_says_so_and_keeps_the_older_ones(store: CheckpointStore) -> None:
+    store.seal(stage(store, 4), 1, 4, "digest")
+    with pytest.raises(StateError, match="older ones are intact"):
+        store.seal(store.staging / "never-written", 2, 8, "digest")
+    newest, _ = store.newest()
+    assert newest is not None
+    assert newest.step == 4
+
+
+def test_export_replaces_only_an_earlier_export(store: CheckpointStore, tmp_path: Path) -> None:
+    checkpoint = store.seal(stage(store, 4), 1, 4, "digest")
+    target = tmp_path / "adapter"
+    export_adapter(checkpoint, target, "readme", overwrite=False)
+    assert sorted(p.name for p in target.iterdir()) == ["README.md", *ADAPTER_FILES]
+    with pytest.raises(StateError, match="exists already"):
+        export_adapter(checkpoint, target, "readme", overwrite=False)
+    export_adapter(checkpoint, target, "new", overwrite=True)
+    assert (target / "README.md").read_text() == "new"
+
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("keep me")
+    with pytest.raises(StateError, match="no PEFT directory"):
+        export_adapter(checkpoint, precious, "readme", overwrite=True)
+    assert (precious / "file").read_text() == "keep me"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "checkpoints", "precious"]
+
+
+def test_history_keeps_rounds_edges_and_evaluations(tmp_path: Path) -> None:
+    with History(tmp_path / "history.db") as history:
+        history.add_round(1, 4, 0.5, 0.7, 1, [EdgeRecord("peer", 1, 0.5, 0.25)])
+        history.add_round(2, 8, 0.5, None, 1, [])
+        history.add_round(1, 4, 0.6, 0.6, 1, [EdgeRecord("peer", 2, 0.5, 0.125)])  # done again after a restart
+        history.add_evaluation(2, 0.9, 0.3)
+    with History(tmp_path / "history.db") as history:
+        assert [(r["round"], r["loss"]) for r in history.rows("rounds")] == [(1, 0.6), (2, None)]
+        assert [(e["round"], e["peer_round"], e["error"]) for e in history.rows("edges")] == [(1, 2, 0.125)]
+        assert history.rows("evaluations")[0]["accuracy"] == 0.9
+
+
+def test_a_history_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "history.db").write_text("this is not a database, and it is long enough to be seen as none" * 20)
+    with pytest.raises(StateError, match="move the file away"):
+        History(tmp_path / "history.db")
+
+
+def test_recordings_come_back(tmp_path: Path) -> None:
+    schema = Schema((TensorSpec("m.lora_B.weight", "m", Role.B, (2, 2)),))
+    recorder = Recorder(tmp_path / "recording", schema, {"m.lora_A.weight": np.ones((2, 2), np.float32)})
+    for round_ in (2, 1):
+        recorder.add(round_, np.full(4, round_, np.float32), np.zeros(4, np.float32))
+    recording = Recording(tmp_path / "recording")
+    assert recording.rounds() == [1, 2]
+    assert recording.schema.digest == schema.digest
+    np.testing.assert_array_equal(recording.load(2)[0], [2, 2, 2, 2])
+    assert json.loads((tmp_path / "recording" / "schema.json").read_text())[0]["role"] == "B"
