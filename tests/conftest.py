@@ -12,7 +12,24 @@ from tests.daemons import Daemons
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may come from a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "fine", "great", "bad", "awful", "sad", "the", "a", "film", "day", "was"]
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "good",
+    "fine",
+    "great",
+    "bad",
+    "awful",
+    "sad",
+    "the",
+    "a",
+    "film",
+    "day",
+    "was",
+]
 
 
 @pytest.fixture(scope="session")

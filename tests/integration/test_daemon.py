@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tests.daemons import Daemons, is_alive, wait_until
 
 from conlora.errors import Refused
 from conlora.store.history import History
 from conlora.store.recording import Recording
-from tests.daemons import Daemons, is_alive, wait_until
 
 ENDLESS = {"rounds": 1_000_000}
 
@@ -48,7 +48,9 @@ def test_two_nodes_train_mix_export_and_leave(daemons: Daemons, tmp_path: Path) 
     assert path is not None
     assert (path.is_dir(), round_) == (True, 6)
     assert a.exit_code() == 0
-    b.wait_for(lambda s: s.peers[0].link == "down" and s.peers[0].snapshot_round is None, "edge dead at b, snapshot gone")
+    b.wait_for(
+        lambda s: s.peers[0].link == "down" and s.peers[0].snapshot_round is None, "edge dead at b, snapshot gone"
+    )
     assert b.process is not None
     b.process.send_signal(signal.SIGTERM)
     assert b.exit_code() == 0
@@ -117,6 +119,23 @@ def test_kill_9_of_a_daemon_costs_at_most_the_round_in_progress(daemons: Daemons
         rounds = [row["round"] for row in history.rows("rounds")]
     assert rounds == sorted(set(rounds))
     assert rounds[-1] == 60
+
+
+def test_nobody_waits_for_a_slow_neighbour(daemons: Daemons) -> None:
+    fast, slow = daemons.pair({"rounds": 30, "slowdown": 3})
+    slow.config["training"]["slowdown"] = 60
+    slow.write()
+    for node in (fast, slow):
+        node.start("--paused")
+    for node in (fast, slow):
+        node.wait_for(lambda s: s.state == "paused" and s.peers[0].link == "up", "linked")
+    for node in (fast, slow):
+        node.admin.resume()
+    finished = fast.wait_for(lambda s: s.state == "finished", "finished")
+    behind = slow.admin.status()
+    assert finished.round == 30
+    assert behind.round < 20
+    assert finished.peers[0].weight == 0.5, "the slow one's last snapshot kept its weight"
 
 
 def test_a_trainer_that_dies_is_started_again_from_the_last_checkpoint(daemons: Daemons) -> None:

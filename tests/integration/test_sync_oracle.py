@@ -16,7 +16,9 @@ ROUNDS = 5
 
 
 @pytest.mark.parametrize(("topology", "nodes"), [("ring", 4), ("T2", 7)])
-def test_sync_equals_the_dumb_oracle(topology: str, nodes: int, tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+def test_sync_equals_the_dumb_oracle(
+    topology: str, nodes: int, tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
     spec = {
         "name": "oracle", "nodes": nodes, "topology": topology, "rules": ["lora"], "mode": "sync", "seed": 3,
         "model": {"base": str(tiny_model)}, "lora": {"rank": 2},
@@ -25,7 +27,16 @@ def test_sync_equals_the_dumb_oracle(topology: str, nodes: int, tmp_path: Path, 
         "data": {"path": str(tiny_data), "partition": {"dirichlet": 0.5}, "rows_per_node": 40, "test_rows": 100},
     }  # fmt: skip
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
-    command = [sys.executable, "-m", "conlora", "testbed", "run", str(tmp_path / "spec.yaml"), "-o", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "conlora",
+        "testbed",
+        "run",
+        str(tmp_path / "spec.yaml"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
     w = metropolis_matrix(named_graph(topology, nodes))

@@ -62,8 +62,8 @@ class Network:
     """Delivers snapshots after a delay, loses some, in the order of a fake clock."""
 
     def __init__(
-        self, graph: nx.Graph, mode: Mode, periods: list[float], optima: np.ndarray, delay: Callable[[], float], loss: float = 0.0,
-        seed: int = 0,
+        self, graph: nx.Graph, mode: Mode, periods: list[float], optima: np.ndarray, delay: Callable[[], float],
+        loss: float = 0.0, seed: int = 0,
     ) -> None:  # fmt: skip
         self.graph = graph
         self.rng = np.random.default_rng(seed)
@@ -134,7 +134,13 @@ def test_async_settles_at_the_uniform_objective_whatever_speeds_delays_and_losse
     rng = np.random.default_rng(seed)
     c = optima(7, seed)
     network = Network(
-        named_graph(name, 7), Mode.ASYNC, [1, 1, 1, 4, 1, 2, 8], c, lambda: float(rng.exponential(1.5)), loss=0.3, seed=seed
+        named_graph(name, 7),
+        Mode.ASYNC,
+        [1, 1, 1, 4, 1, 2, 8],
+        c,
+        lambda: float(rng.exponential(1.5)),
+        loss=0.3,
+        seed=seed,
     )
     network.run(20_000, rate=0.001)
     final = np.mean([node.x for node in network.nodes], axis=0)

@@ -11,7 +11,9 @@ from conlora.core.schema import Role, Schema, TensorSpec
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
 
 
-def random_nodes(n: int, layers: list[tuple[int, int, int]], spread: float, seed: int, frozen: bool = False) -> list[Factors]:
+def random_nodes(
+    n: int, layers: list[tuple[int, int, int]], spread: float, seed: int, frozen: bool = False
+) -> list[Factors]:
     """Nodes around a common point; `spread` is their distance relative to it."""
     rng = np.random.default_rng(seed)
     centre = {f"l{i}": (rng.normal(size=(d, r)), rng.normal(size=(r, k))) for i, (d, k, r) in enumerate(layers)}
@@ -41,9 +43,14 @@ def dense(nodes: list[Factors]) -> dict[str, float]:
 
 
 @given(
-    st.integers(1, 6), st.lists(shapes, min_size=1, max_size=3), st.sampled_from([1.0, 1e-2, 1e-4]), st.integers(0, 9999)
+    st.integers(1, 6),
+    st.lists(shapes, min_size=1, max_size=3),
+    st.sampled_from([1.0, 1e-2, 1e-4]),
+    st.integers(0, 9999),
 )
-def test_all_figures_equal_their_definitions(n: int, layers: list[tuple[int, int, int]], spread: float, seed: int) -> None:
+def test_all_figures_equal_their_definitions(
+    n: int, layers: list[tuple[int, int, int]], spread: float, seed: int
+) -> None:
     nodes = random_nodes(n, layers, spread, seed)
     truth, seen = dense(nodes), measure(nodes)
     floor = 1e-9 * (1 + truth["mean"])
@@ -75,14 +82,14 @@ def test_orthonormal_frozen_a_makes_v_equal_e_b() -> None:
     a = np.linalg.qr(rng.normal(size=(6, 2)))[0].T
     nodes: list[Factors] = [{"m": (rng.normal(size=(8, 2)), a)} for _ in range(5)]
     seen = measure(nodes)
-    assert seen.V == pytest.approx(seen.E_B)
+    assert pytest.approx(seen.E_B) == seen.V
     assert seen.amplification == pytest.approx(1)
 
 
 def test_nodes_that_agree_have_no_error() -> None:
     seen = measure(random_nodes(4, [(5, 4, 2)], 0.0, seed=3))
-    assert seen.D == pytest.approx(0, abs=1e-7)
-    assert seen.V == pytest.approx(0, abs=1e-7)
+    assert pytest.approx(0, abs=1e-7) == seen.D
+    assert pytest.approx(0, abs=1e-7) == seen.V
 
 
 def test_factors_come_from_the_vector_and_from_what_is_frozen() -> None:

@@ -19,7 +19,9 @@ specs = st.lists(
     st.tuples(st.sampled_from(list(Role)), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=6
 )
 schemas = specs.map(
-    lambda items: Schema(tuple(TensorSpec(f"t{i}.{role}", f"t{i}", role, tuple(s)) for i, (role, s) in enumerate(items)))
+    lambda items: Schema(
+        tuple(TensorSpec(f"t{i}.{role}", f"t{i}", role, tuple(s)) for i, (role, s) in enumerate(items))
+    )
 )
 
 

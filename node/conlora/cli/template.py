@@ -52,13 +52,14 @@ training:
 
 
 class IdentityPart(Section):
-    """The keys that a node's card is made from; the others may still be unfinished."""
+    """The keys that `conlora init` fills in and a node's card is made from; the others may still be unfinished."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     identity_dir: Annotated[FilePath, Field(validate_default=True)] = Path("identity")
     peers_dir: Annotated[FilePath, Field(validate_default=True)] = Path("peers")
+    listen: Address = "0.0.0.0:7443"
     advertise: Address | None = None
 
 

@@ -35,7 +35,8 @@ def decode(schema: Schema, payload: bytes | bytearray, sha256: bytes) -> Vector:
     try:
         tensors = safetensors.numpy.load(bytes(payload))
     except (safetensors.SafetensorError, ValueError, KeyError, AttributeError) as error:
-        raise SnapshotRejected("format", f"not a safetensors payload ({error})") from error
+        # The parser quotes the peer's bytes: no more of them, and none unprintable, may reach a log.
+        raise SnapshotRejected("format", f"not a safetensors payload ({str(error)[:200]!r})") from error
     expected = {spec.name: spec for spec in schema.tensors}
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]

@@ -16,6 +16,8 @@ from conlora.core.schema import Schema, Vector
 Matrix = NDArray[np.float64]
 Factors = dict[str, tuple[Matrix, Matrix]]  # module -> (B of shape (d, r), A of shape (r, k))
 
+ROUNDING = 1e-6  # of the factors' norm: vectors are mixed in fp32, and a ratio of rounding errors means nothing
+
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
@@ -25,7 +27,7 @@ class Consensus:
     V: root mean square over nodes of `||P_i - Pbar||`.
     C: `||mean_j dB_j dA_j||`, the cross term; 0 with frozen A.
     E_A, E_B: root mean square of `||dA||` and `||dB||`.
-    amplification: `V / sqrt(E_A^2 + E_B^2)`; 0 where nodes agree.
+    amplification: `V / sqrt(E_A^2 + E_B^2)`; 0 where nodes agree up to fp32 rounding.
     relative: `V / ||Bbar Abar||`; 0 where there is no update yet.
     """
 
@@ -77,7 +79,7 @@ def edge_error(own: Factors, other: Factors) -> float:
 def measure(nodes: Sequence[Factors]) -> Consensus:
     """All figures over the given nodes' factors (at least one node; the same modules and shapes in each)."""
     n = len(nodes)
-    d_sum = v_squares = c_squares = a_squares = b_squares = mean_squares = 0.0
+    d_sum = v_squares = c_squares = a_squares = b_squares = mean_squares = size_squares = 0.0
     for module in nodes[0]:
         b = np.stack([node[module][0] for node in nodes])  # (n, d, r)
         a = np.stack([node[module][1] for node in nodes])  # (n, r, k)
@@ -89,6 +91,7 @@ def measure(nodes: Sequence[Factors]) -> Consensus:
         b_squares += float(np.sum((b - b_mean) ** 2)) / n
         a_squares += float(np.sum((a - a_mean) ** 2)) / n
         mean_squares += product_norm(b_mean, a_mean) ** 2
+        size_squares += float(np.sum(b_mean**2) + np.sum(a_mean**2))
     v, spread, mean = np.sqrt(v_squares), np.sqrt(a_squares + b_squares), np.sqrt(mean_squares)
     return Consensus(
         D=float(d_sum),
@@ -96,7 +99,7 @@ def measure(nodes: Sequence[Factors]) -> Consensus:
         C=float(np.sqrt(c_squares)),
         E_A=float(np.sqrt(a_squares)),
         E_B=float(np.sqrt(b_squares)),
-        amplification=float(v / spread) if spread > 0 else 0.0,
+        amplification=float(v / spread) if spread > ROUNDING * np.sqrt(size_squares) else 0.0,
         relative=float(v / mean) if mean > 0 else 0.0,
     )
 

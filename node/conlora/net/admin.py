@@ -71,8 +71,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             [SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
             self._service,
         )
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path.unlink(missing_ok=True)
+        self._clear_path()
         previous = os.umask(0o177)  # the socket is born with mode 0600
         try:
             self._service.add_insecure_port(f"unix:{self._path}")
@@ -85,6 +84,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         await self._service.start()
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    def _clear_path(self) -> None:
+        """Removes the socket that a killed daemon left, and nothing else."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._path.exists() and not self._path.is_socket():
+                raise ConfigError(f"admin_socket: {self._path} is there already, and no socket; choose another path")
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"admin_socket: {self._path} can't be made ({error}); choose a path in a writable directory"
+            ) from error
 
     async def close(self) -> None:
         """Lets calls under way finish, and removes the socket."""

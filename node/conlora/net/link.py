@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from conlora.core.codec import CHUNK_BYTES, chunks
 from conlora.core.federation import FederationSettings
@@ -124,32 +124,43 @@ class Link:
         sending = asyncio.ensure_future(self._send())
         receiving = asyncio.ensure_future(self._receive(receiver))
         try:
-            done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                # Ending the stream here could overtake our good-bye, and the other side may have said why it went.
+                await asyncio.wait({receiving}, timeout=wire.GOODBYE_SECONDS)
         finally:
             sending.cancel()
             receiving.cancel()
-            await asyncio.gather(sending, receiving, return_exceptions=True)
-        try:
-            for task in done:
-                task.result()
-        except ProtocolError as error:
-            await self.say(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
-            raise
+            ours, theirs = await asyncio.gather(sending, receiving, return_exceptions=True)
+        error = ours if isinstance(ours, LinkClosed) or isinstance(theirs, asyncio.CancelledError) else theirs
+        if isinstance(error, ProtocolError):
+            await self.part(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
+        raise error
 
-    async def say(self, frame: Frame) -> None:
+    async def part(self, goodbye: Frame) -> None:
+        """Says good-bye, and waits a moment for the other side to end the stream: ending it here could overtake the frame."""
+        await self._say(goodbye)
+        try:
+            async with asyncio.timeout(wire.GOODBYE_SECONDS):
+                while (frame := await self._stream.read()) is not None and not frame.HasField("goodbye"):
+                    continue
+        except (TimeoutError, PeerError):
+            return
+
+    async def _say(self, goodbye: Frame) -> None:
         """Sends a last frame, if the transport still takes it within a moment."""
         try:
-            await asyncio.wait_for(self._write(frame), wire.GOODBYE_SECONDS)
+            await asyncio.wait_for(self._write(goodbye), wire.GOODBYE_SECONDS)
         except (TimeoutError, PeerError):
             return  # it was a courtesy: the other side finds the end of the stream instead
 
-    async def _send(self) -> None:
+    async def _send(self) -> NoReturn:
         while True:
             item = await self._mailbox.next(wire.HEARTBEAT_SECONDS)
             if item is None:
                 await self._write(wire.heartbeat())
             elif isinstance(item, Frame):
-                await self.say(item)
+                await self._say(item)
                 raise LinkClosed(item.goodbye.reason, item.goodbye.detail or "this node closed the link")
             else:
                 await self._write(Frame(snapshot=item.header))
@@ -157,7 +168,7 @@ class Link:
                     await self._write(Frame(chunk=chunk))
                     self.bytes_sent += len(chunk)
 
-    async def _receive(self, receiver: Receiver) -> None:
+    async def _receive(self, receiver: Receiver) -> NoReturn:
         header: adapter_pb2.SnapshotHeader | None = None
         payload = bytearray()
         while True:
@@ -167,11 +178,7 @@ class Link:
                     continue
                 case "snapshot" if header is None:
                     header, payload = frame.snapshot, bytearray()
-                    if not 0 < header.nbytes <= receiver.max_snapshot_bytes:
-                        raise ProtocolError(
-                            f"{self.peer.name} announced a snapshot of {header.nbytes} bytes, "
-                            f"at most {receiver.max_snapshot_bytes} fit the schema"
-                        )
+                    self._check_announced(header, receiver.max_snapshot_bytes)
                 case "chunk" if header is not None:
                     payload += self._checked(frame.chunk, header.nbytes - len(payload))
                     if len(payload) == header.nbytes:
@@ -179,6 +186,16 @@ class Link:
                         header = None
                 case kind:
                     raise ProtocolError(f"{self.peer.name} sent {kind or 'an empty frame'} where it has no place")
+
+    def _check_announced(self, header: adapter_pb2.SnapshotHeader, limit: int) -> None:
+        if not 0 < header.nbytes <= limit:
+            raise ProtocolError(
+                f"{self.peer.name} announced a snapshot of {header.nbytes} bytes, at most {limit} fit the schema"
+            )
+        if header.round > wire.MAX_ROUND:
+            raise ProtocolError(
+                f"{self.peer.name} announced a snapshot of round {header.round}, which nobody can reach"
+            )
 
     def _checked(self, chunk: bytes, missing: int) -> bytes:
         if not 0 < len(chunk) <= min(CHUNK_BYTES, missing):

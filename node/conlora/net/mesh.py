@@ -27,6 +27,7 @@ FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 30.0
 # A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
 REFUSED_RETRY_SECONDS = 300.0
+LEAVING = "the node stops"
 
 
 class Node(Receiver, Protocol):
@@ -114,7 +115,7 @@ class Mesh:
         self._closing = True
         for state in self.states.values():
             if state.link:
-                state.link.close(Goodbye.REASON_LEAVING, "the node stops")
+                state.link.close(Goodbye.REASON_LEAVING, LEAVING)
         try:
             async with asyncio.timeout(wire.GOODBYE_SECONDS):
                 await self._until(lambda: all(state.link is None for state in self.states.values()))
@@ -176,12 +177,16 @@ class Mesh:
                 await self._dismiss(state, link)
         except SettingsMismatch as error:
             self._note(state, str(error), refused=True)
-            await link.say(wire.goodbye(Goodbye.REASON_MISMATCH))
+            await link.part(wire.goodbye(Goodbye.REASON_MISMATCH))
         except LinkClosed as error:
             if error.reason != Goodbye.REASON_DUPLICATE:
                 self._note(state, str(error), refused=error.reason == Goodbye.REASON_MISMATCH)
         except PeerError as error:
             self._note(state, str(error), refused=isinstance(error, WrongCertificate))
+        except asyncio.CancelledError:
+            if not dialled and not self._closing:  # how gRPC tells that the dialler is gone
+                self._note(state, f"{state.peer.name} went away without a word", refused=False)
+            raise
 
     async def _admit(self, state: PeerState, link: Link) -> None:
         """Makes `link` the edge's link, unless there is a better one. Raises LinkClosed for the one that gives way.
@@ -189,13 +194,14 @@ class Mesh:
         When both sides dial at once, both keep the link that the node with the smaller id dialled. A link from a new
         start of the peer's daemon always wins: the old one is a leftover.
         """
+        if self._closing:
+            await link.part(wire.goodbye(Goodbye.REASON_LEAVING, LEAVING))
+            raise LinkClosed(Goodbye.REASON_LEAVING, LEAVING)
         current = state.link
         preferred = (self._identity.node_id < state.peer.node_id) == link.dialled
         if current is not None:
-            if self._closing or (
-                current.instance == link.instance and current.dialled != link.dialled and not preferred
-            ):
-                await link.say(wire.goodbye(Goodbye.REASON_DUPLICATE))
+            if current.instance == link.instance and current.dialled != link.dialled and not preferred:
+                await link.part(wire.goodbye(Goodbye.REASON_DUPLICATE))
                 raise LinkClosed(Goodbye.REASON_DUPLICATE, "the edge has a link already")
             current.close(Goodbye.REASON_DUPLICATE)
             self._account(state, current)

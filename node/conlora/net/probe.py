@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from conlora.core.federation import FederationSettings
+from conlora.errors import PeerError
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link
 from conlora.net.mesh import dialled_stream
@@ -17,4 +18,9 @@ def probe(name: str, identity: Identity, peer: Peer, settings: FederationSetting
 async def _probe(name: str, identity: Identity, peer: Peer, settings: FederationSettings, seconds: float) -> None:
     async with dialled_stream(identity, peer) as stream:
         link = Link(peer, stream, dialled=True, depth=1)
-        await asyncio.wait_for(link.shake_hands(name, os.urandom(8), settings, probe=True), seconds)
+        try:
+            await asyncio.wait_for(link.shake_hands(name, os.urandom(8), settings, probe=True), seconds)
+        except TimeoutError:
+            raise PeerError(
+                f"{peer.name} did not answer within {seconds:.0f} s; is it running, and does a firewall let you through?"
+            ) from None

@@ -14,6 +14,7 @@ __all__ = ["Frame", "Goodbye", "SnapshotHeader"]
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = CHUNK_BYTES + 64 * 1024  # a chunk and its wrapping; gRPC refuses anything larger unread
+MAX_ROUND = 2**63 - 1  # what the history can hold; no node gets there by counting
 HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
 HEARTBEAT_SECONDS = 2.0
 SILENCE_SECONDS = 15.0  # a link on which nothing came for so long is dead

@@ -72,9 +72,8 @@ class Admin:
             with contextlib.ExitStack() as attempt:
                 client = attempt.enter_context(AdminClient(setup.admin_socket))
                 status = client.status()
-                self._open.push(
-                    attempt.pop_all()
-                )  # kept once it answers: one that tried too early waits long to try again
+                # Kept only once it answers: a client that tried too early waits long before it tries again.
+                self._open.push(attempt.pop_all())
         except NodeUnreachable:
             return None
         self._clients[setup.name] = client

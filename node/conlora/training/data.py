@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from conlora.config import DATA_FORMATS, DataSection
 from conlora.errors import ConfigError
 from conlora.training.tasks import Task
+
+_AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False}  # a text "NA" is a text, a label "true" a label
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
 def _read(path: Path | None, hub: str | None, split: str, cache: Path) -> datasets.Dataset:
     try:
         if path is not None:
-            loaded = datasets.load_dataset(
-                DATA_FORMATS[path.suffix], data_files=str(path), split="train", cache_dir=str(cache)
-            )
+            kind = DATA_FORMATS[path.suffix]
+            options = _AS_WRITTEN if kind == "csv" else {}
+            loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=str(cache), **options)
         else:
             loaded = datasets.load_dataset(str(hub), split=split, cache_dir=str(cache))
     except (OSError, ValueError, datasets.exceptions.DatasetsError, ConnectionError) as error:

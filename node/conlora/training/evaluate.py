@@ -26,6 +26,7 @@ from conlora.errors import ConfigError, ConLoRAError
 from conlora.training.model import build_model
 from conlora.training.tasks import Task
 
+FIELD_BYTES = 2**31 - 1  # csv's own limit of 128 KiB is short for documents
 BATCH_ROWS = 64  # no gradients are kept, so this is small for any model that can be trained on the same machine
 
 
@@ -51,6 +52,7 @@ def evaluate(request: Request) -> dict[str, Any]:
 
 def read_rows(path: Path, task: Task) -> list[dict[str, Any]]:
     """The test rows, encoded and sorted by length, so that batches need little padding. Raises ConfigError."""
+    csv.field_size_limit(FIELD_BYTES)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -1,0 +1,131 @@
+"""Documentation is true to the code: generated pages, commands and keys in examples, and links."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from conlora.cli.main import app
+from conlora.config import NodeConfig
+from conlora.testbed.spec import TestbedSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")], key=lambda page: page.as_posix()
+)
+SHELL = ("bash", "console")
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """The fenced blocks of a page, `(language, text)`; those inside list items lose their indent."""
+    for found in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        indent, language, text = found.groups()
+        yield language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every `conlora` command line in the page's shell blocks and in its running text."""
+    lines = [
+        line.removeprefix("$ ").strip()
+        for language, text in blocks(page)
+        if language in SHELL
+        for line in text.split("\n")
+    ]
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines += re.findall(r"`(conlora [^`]+)`", prose)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["conlora"]:
+            yield words[1:]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_generated_pages_are_those_of_the_code() -> None:
+    check = [sys.executable, str(ROOT / "docs" / "generate_reference.py"), "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_in_examples_exist(page: Path) -> None:
+    for words in commands(page):
+        command: Any = typer.main.get_command(app)
+        known = {"--help"}
+        for word in words:
+            if word in getattr(command, "commands", {}):
+                command = command.commands[word]
+            elif word in (">", "|"):
+                break
+            elif word.startswith("-"):
+                known |= {option for parameter in command.params for option in parameter.opts}
+                assert word.partition("=")[0] in known, f"{' '.join(words)}: no option {word}"
+            else:
+                placeholder = word.isupper()  # COMMAND in a sentence about all of them
+                assert placeholder or not hasattr(command, "commands"), f"{' '.join(words)}: no command {word}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_keys_in_examples_exist(page: Path) -> None:
+    for language, text in blocks(page):
+        if language == "yaml":
+            example = yaml.safe_load(text)
+            unknown = [unknown_keys(example, model.model_json_schema()) for model in (NodeConfig, TestbedSpec)]
+            assert [] in unknown, f"{text}: unknown {min(unknown, key=len)}"
+
+
+def unknown_keys(example: Any, schema: dict[str, Any], definitions: dict[str, Any] | None = None) -> list[str]:
+    """Keys of the example that the JSON schema of a file does not have."""
+    definitions = schema.get("$defs", {}) if definitions is None else definitions
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if not isinstance(example, dict) or "anyOf" in schema:
+        return []
+    odd = []
+    for key, value in example.items():
+        inner = schema.get("properties", {}).get(key) or schema.get("additionalProperties")
+        odd += unknown_keys(value, inner, definitions) if inner else [key]
+    return odd
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, fragment = target.partition("#")
+        destination = (page.parent / path).resolve() if path else page
+        assert destination.exists(), f"{target}: no such file"
+        if fragment:
+            assert fragment in anchors(destination), f"{target}: no such heading"
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as fragments, the way that forges make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_pages_hold_examples() -> None:
+    """Guards the tests above against finding nothing to test."""
+    found = [words for page in PAGES for words in commands(page)]
+    assert len(found) > 20
+    assert ["check", "mercy"] in found
+
+
+def test_design_sections_exist() -> None:
+    """'DESIGN n.m' in a comment is a section of docs/design.md."""
+    headings = re.findall(r"^#+ ([\d.]+) ", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    sections = {heading.rstrip(".") for heading in headings}
+    for source in [*ROOT.glob("node/conlora/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        for reference in re.findall(r"DESIGN (\d+(?:\.\d+)?)", source.read_text()):
+            assert reference in sections, f"{source}: DESIGN {reference}"

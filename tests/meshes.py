@@ -1,0 +1,108 @@
+"""Meshes for tests: real TLS links on loopback between members whose nodes only remember what happens to them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from conlora.core.federation import FederationSettings
+from conlora.net import wire
+from conlora.net.identity import Identity, Peer, create_identity
+from conlora.net.link import Link
+from conlora.net.mesh import Mesh, PeerState
+from conlora.net.wire import Outgoing, SnapshotHeader
+from tests.daemons import free_port
+
+SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, ("a", "b"), "digest")
+PATIENCE = 20.0
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Polls until the condition gives something true, and returns that."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+
+
+class FakeNode:
+    """What a mesh needs of a node: it records links and snapshots."""
+
+    max_snapshot_bytes = 64 << 20
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.snapshots: list[tuple[str, int, int, bool]] = []  # peer, round, degree, whether the payload is whole
+        self.first: list[Outgoing] = []
+
+    def link_up(self, peer: Peer) -> list[Outgoing]:
+        """Records; returns the snapshots to begin with."""
+        self.events.append(("up", peer.name))
+        return self.first
+
+    def link_down(self, peer: Peer) -> None:
+        """Records."""
+        self.events.append(("down", peer.name))
+
+    def snapshot_received(self, peer: Peer, header: SnapshotHeader, payload: bytearray) -> None:
+        """Records, and compares the digest."""
+        whole = sha256(payload).digest() == header.sha256
+        self.snapshots.append((peer.name, header.round, header.degree, whole))
+
+
+class Member:
+    """One node of a test federation: identity, address, and its mesh while it runs."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.identity: Identity = create_identity(directory / name)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.node = FakeNode()
+        self.mesh: Mesh | None = None
+
+    def card(self, *, dialled: bool = True, **changes: Any) -> Peer:
+        """This member as a peer of another, which dials it or waits to be dialled."""
+        address = self.address if dialled else None
+        return replace(Peer(self.name, self.identity.node_id, address, self.identity.certificate), **changes)
+
+    async def start(
+        self, *peers: Peer, settings: FederationSettings | None = SETTINGS, depth: int = 1, listens: bool = True
+    ) -> Mesh:
+        """Listens, and begins where settings are given."""
+        self.mesh = Mesh(self.name, self.identity, list(peers), self.node, depth)
+        if listens:
+            await self.mesh.listen(self.address)
+        if settings is not None:
+            self.mesh.begin(settings)
+        return self.mesh
+
+    async def close(self) -> None:
+        """Says good-bye."""
+        if self.mesh is not None:
+            mesh, self.mesh = self.mesh, None
+            await mesh.close()
+
+    def state(self, other: "Member") -> PeerState:
+        """How this member sees another."""
+        assert self.mesh is not None
+        return self.mesh.states[other.identity.node_id]
+
+    def link(self, other: "Member") -> Link | None:
+        """The edge's link on this side."""
+        return self.state(other).link
+
+
+def snapshot(round_: int, nbytes: int = 1000, degree: int = 1) -> Outgoing:
+    """A payload of pseudo-random bytes."""
+    return wire.outgoing(round_, degree, (sha256(str(round_).encode()).digest() * (nbytes // 32 + 1))[:nbytes])
+
+
+def linked(a: Member, b: Member) -> bool:
+    """Whether both ends have a link, and it is the same one: what one end dialled, the other accepted."""
+    here, there = a.link(b), b.link(a)
+    return bool(here and there and here.dialled != there.dialled)

@@ -1,0 +1,246 @@
+"""The admin service and its client over a real Unix socket, with a node that only remembers what it was asked."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from conlora.errors import ConfigError, NodeUnreachable, Refused
+from conlora.net import admin_client
+from conlora.net.admin import AdminService
+from conlora.net.admin_client import AdminClient
+from conlora.net.status import NodeStatus, PeerStatus
+
+FULL = PeerStatus(
+    "st-anna", "ABC", "anna:7443", "up", "", 0.0, 2**40, 3, 1, snapshot_round=0, snapshot_age_seconds=0.0, weight=0.25,
+    edge_error=0.0,
+)  # fmt: skip
+DOWN = PeerStatus("charité", "DEF", "", "down", "connection refused", 1.5, 0, 0, 0)
+
+
+def status(**changes: Any) -> NodeStatus:
+    return NodeStatus(
+        **{
+            **{
+                "name": "mercy",
+                "node_id": "XYZ",
+                "version": "0.1",
+                "federation": "notes",
+                "rule": "lora",
+                "mode": "sync",
+            },
+            **{"state": "training", "message": "", "round": 3, "rounds": 10, "step": 24, "loss": 0.5, "accuracy": 0.0},
+            **{"trainer_restarts": 1, "pid": 12, "trainer_pid": 0, "uptime_seconds": 1.25, "consensus": None},
+            **changes,
+        }
+    )
+
+
+@dataclass
+class FakeNode:
+    """Answers with what the test sets; `refusal` makes it decline everything."""
+
+    reply: NodeStatus = field(default_factory=status)
+    refusal: str = ""
+    asked: list[object] = field(default_factory=list)
+    last_checkpoint: Path | None = Path("/state/step-8")
+
+    def status(self) -> NodeStatus:
+        return self.reply
+
+    def _note(self, what: object) -> None:
+        if self.refusal:
+            raise Refused(self.refusal)
+        self.asked.append(what)
+
+    async def pause(self) -> int:
+        self._note("pause")
+        return 4
+
+    async def resume(self) -> int:
+        self._note("resume")
+        return 5
+
+    async def checkpoint(self) -> tuple[Path, int]:
+        self._note("checkpoint")
+        return Path("/state/step-8"), 6
+
+    async def export(self, target: Path, overwrite: bool) -> int:
+        self._note((target, overwrite))
+        return 7
+
+    async def stop(self) -> tuple[Path | None, int]:
+        self._note("stop")
+        return self.last_checkpoint, 8
+
+
+@pytest.fixture
+def node() -> FakeNode:
+    return FakeNode()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "admin.sock"
+
+
+@pytest.fixture
+async def service(node: FakeNode, path: Path) -> AsyncIterator[AdminService]:
+    service = AdminService(node, path)
+    await service.start()
+    yield service
+    await service.close()
+    assert not path.exists()
+
+
+Ask = Callable[[Callable[[AdminClient], Any]], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture
+def ask(service: AdminService, path: Path) -> Ask:
+    """Calls a function with a client in another thread: the client is synchronous."""
+
+    def call(question: Callable[[AdminClient], Any]) -> Any:
+        with AdminClient(path) as client:
+            return question(client)
+
+    return lambda question: asyncio.to_thread(call, question)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        status(),
+        status(loss=None, accuracy=None, message="out of memory", trainer_pid=9),
+        status(consensus=0.0, peers=[FULL, DOWN]),
+        status(consensus=0.125, peers=[DOWN]),
+    ],
+)
+async def test_status_comes_over_whole(ask: Ask, node: FakeNode, reply: NodeStatus) -> None:
+    node.reply = reply
+    assert await ask(AdminClient.status) == reply
+
+
+async def test_every_command_arrives_and_is_answered(ask: Ask, node: FakeNode) -> None:
+    assert await ask(AdminClient.pause) == 4
+    assert await ask(AdminClient.resume) == 5
+    assert await ask(AdminClient.checkpoint) == (Path("/state/step-8"), 6)
+    assert await ask(lambda client: client.export(Path("/out"), overwrite=True)) == 7
+    assert await ask(AdminClient.stop) == (Path("/state/step-8"), 8)
+    assert node.asked == ["pause", "resume", "checkpoint", (Path("/out"), True), "stop"]
+
+
+async def test_export_is_relative_to_the_operator_not_the_node(
+    ask: Ask, node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    await ask(lambda client: client.export(Path("adapter")))
+    assert node.asked == [(tmp_path / "adapter", False)]
+
+
+async def test_stop_without_a_checkpoint(ask: Ask, node: FakeNode) -> None:
+    node.last_checkpoint = None
+    assert await ask(AdminClient.stop) == (None, 8)
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop"])
+async def test_a_refusal_arrives_as_its_sentence(ask: Ask, node: FakeNode, command: str) -> None:
+    node.refusal = "can't do that: the node is loading – später"
+    with pytest.raises(Refused) as caught:
+        await ask(lambda client: getattr(client, command)())
+    assert str(caught.value) == node.refusal
+    assert caught.value.exit_code == 5
+    assert node.asked == []
+
+
+async def test_only_the_nodes_user_may_open_the_socket(service: AdminService, path: Path) -> None:
+    assert path.is_socket()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_health_says_serving(service: AdminService, path: Path) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "conlora.v1.Admin"):
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(health_pb2.HealthCheckRequest(service="conlora.v1.Peer"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_lists_and_describes_the_service(service: AdminService, path: Path) -> None:
+    def describe() -> tuple[list[str], list[str]]:
+        with grpc.insecure_channel(f"unix:{path}") as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            admin = DescriptorPool(database).FindServiceByName("conlora.v1.Admin")
+            return list(database.get_services()), [method.name for method in admin.methods]
+
+    services, methods = await asyncio.to_thread(describe)
+    assert "conlora.v1.Admin" in services
+    assert "conlora.v1.Peer" not in services
+    assert methods == ["Status", "Pause", "Resume", "Checkpoint", "Export", "Stop"]
+
+
+async def test_a_path_that_is_too_long(node: FakeNode, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100) / "admin.sock"
+    with pytest.raises(ConfigError, match="set admin_socket to a shorter one"):
+        await AdminService(node, long).start()
+    assert not long.parent.exists()
+
+
+async def test_a_killed_daemons_socket_is_replaced(node: FakeNode, path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    service = AdminService(node, path)
+    await service.start()
+    with AdminClient(path) as client:
+        assert await asyncio.to_thread(client.status) == node.reply
+    await service.close()
+
+
+async def test_a_file_that_is_no_socket_is_left_alone(node: FakeNode, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("precious")
+    with pytest.raises(ConfigError, match=r"rows\.csv is there already, and no socket; choose another path"):
+        await AdminService(node, tmp_path / "rows.csv").start()
+    assert (tmp_path / "rows.csv").read_text() == "precious"
+
+
+async def test_a_directory_that_can_not_be_made(node: FakeNode, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="choose a path in a writable directory"):
+        await AdminService(node, tmp_path / "file" / "admin.sock").start()
+
+
+def test_no_socket_means_no_daemon(path: Path) -> None:
+    with AdminClient(path) as client, pytest.raises(NodeUnreachable, match="start it with `conlora run`") as caught:
+        client.status()
+    assert caught.value.exit_code == 3
+
+
+def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with AdminClient(path) as client, pytest.raises(NodeUnreachable, match="it has died or is starting"):
+        client.status()
+
+
+def test_a_daemon_that_is_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_client, "QUICK_SECONDS", 0.3)
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as stuck:
+        stuck.bind(str(path))
+        stuck.listen()
+        with AdminClient(path) as client, pytest.raises(NodeUnreachable, match=r"did not answer|no daemon answers"):
+            client.status()

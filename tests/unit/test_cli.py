@@ -1,0 +1,262 @@
+"""The command line: what each command prints and leaves behind, its exit code, never a traceback, and no torch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conlora.cli import main as cli
+from conlora.net.identity import create_identity, load_identity
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate")
+Conlora = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def conlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Conlora:
+    """Runs a command in this process, in an empty directory; returns exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("CONLORA_CONFIG", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["conlora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        output = capsys.readouterr()
+        assert "Traceback" not in output.out + output.err
+        code = caught.value.code or 0
+        assert isinstance(code, int)
+        return code, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def mercy(conlora: Conlora, tmp_path: Path) -> Path:
+    """A node's directory as `conlora init` makes it."""
+    code, _, _ = conlora("init", "mercy", "--name", "mercy", "--advertise", "mercy.example:7443")
+    assert code == 0
+    return tmp_path / "mercy"
+
+
+@pytest.fixture
+def ready(mercy: Path) -> Path:
+    """Its configuration, filled in."""
+    path = mercy / "conlora.yaml"
+    (mercy / "data.csv").write_text("text,label\n")
+    (mercy / "model").mkdir()
+    path.write_text(path.read_text().replace("PATH-OR-HUB-ID", "./model"))
+    return path
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A partner's card, as mailed."""
+    path = tmp_path / "st-anna.txt"
+    path.write_text(create_identity(tmp_path / "anna").card("st-anna", "anna.example:7443"))
+    return path
+
+
+def test_help_names_every_command(conlora: Conlora) -> None:
+    code, out, _ = conlora("--help")
+    assert code == 0
+    commands = ["init", "id", "check", "run", "status", "pause", "resume", "checkpoint", "export", "stop", "peers"]
+    missing = [word for word in [*commands, "testbed", "Exit codes"] if word not in out]
+    assert not missing
+
+
+def test_version(conlora: Conlora) -> None:
+    assert conlora("--version")[1].startswith("conlora 0.")
+
+
+def test_a_usage_error_is_2(conlora: Conlora) -> None:
+    code, _, err = conlora("fly")
+    assert code == 2
+    assert "No such command 'fly'" in err
+
+
+def test_init_makes_a_node(mercy: Path) -> None:
+    assert sorted(path.name for path in mercy.iterdir()) == ["conlora.yaml", "identity", "peers"]
+    written = yaml.safe_load((mercy / "conlora.yaml").read_text())
+    assert written["name"] == "mercy"
+    assert written["advertise"] == "mercy.example:7443"
+    load_identity(mercy / "identity")
+
+
+def test_init_never_overwrites(conlora: Conlora, mercy: Path) -> None:
+    before = {path: path.read_bytes() for path in mercy.rglob("*") if path.is_file()}
+    code, _, err = conlora("init", mercy, "--name", "other")
+    assert code == 2
+    assert "exists already; choose another directory" in err
+    (mercy / "conlora.yaml").unlink()
+    code, _, err = conlora("init", mercy, "--name", "other")  # a lost configuration is no reason to lose the identity
+    assert code == 2
+    assert "holds an identity already" in err
+    kept = {path: path.read_bytes() for path in mercy.rglob("*") if path.is_file()}
+    assert kept == {path: content for path, content in before.items() if path.parent != mercy}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--name", "a/b"), ("--name", "x: y"), ("--advertise", "nowhere"), ("--listen", "7443")]
+)
+def test_init_refuses_what_does_not_fit(conlora: Conlora, tmp_path: Path, option: str, value: str) -> None:
+    code, _, err = conlora("init", "new", option, value)
+    assert code == 2
+    assert err.startswith("conlora: new/conlora.yaml: ")
+    assert not (tmp_path / "new" / "conlora.yaml").exists()
+    assert not (tmp_path / "new" / "identity").exists()
+
+
+def test_what_init_writes_is_valid_once_filled_in(conlora: Conlora, ready: Path) -> None:
+    code, _, err = conlora("status", "-c", ready)
+    assert code == 3  # so the configuration was read
+    assert err.startswith("conlora: no daemon runs for this configuration")
+
+
+def test_init_asks_for_what_is_missing(conlora: Conlora, mercy: Path) -> None:
+    code, _, err = conlora("status", "-c", mercy)
+    assert code == 2
+    assert "data.csv does not exist" in err
+
+
+def test_id_prints_the_card_and_nothing_else(conlora: Conlora, mercy: Path, tmp_path: Path) -> None:
+    code, out, err = conlora("id", "-c", mercy / "conlora.yaml")
+    assert (code, err) == (0, "")
+    body = yaml.safe_load(out)
+    assert body["id"] == load_identity(mercy / "identity").node_id
+    assert body["address"] == "mercy.example:7443"
+    assert "PRIVATE" not in out
+
+
+def test_id_without_a_configuration(conlora: Conlora) -> None:
+    code, _, err = conlora("id", "-c", "gone.yaml")
+    assert (code, err) == (2, "conlora: gone.yaml: no such file; `conlora init DIR` writes a first configuration\n")
+
+
+def test_peers_add_and_remove(conlora: Conlora, mercy: Path, card: Path) -> None:
+    code, out, _ = conlora("peers", "add", card, "-c", mercy)
+    assert code == 0
+    assert out.startswith("added st-anna: ")
+    assert "anna.example:7443" in out
+    assert (mercy / "peers" / "st-anna.yaml").read_text() == card.read_text()
+    code, _, err = conlora("peers", "add", card, "-c", mercy)
+    assert code == 2
+    assert "is there already" in err
+    assert conlora("peers", "remove", "st-anna", "-c", mercy)[0] == 0
+    assert list((mercy / "peers").iterdir()) == []
+    code, _, err = conlora("peers", "remove", "st-anna", "-c", mercy)
+    assert code == 2
+    assert "no such peer" in err
+
+
+def test_peers_remove_stays_in_its_folder(conlora: Conlora, mercy: Path) -> None:
+    assert conlora("peers", "remove", "../conlora", "-c", mercy)[0] == 2
+    assert (mercy / "conlora.yaml").exists()
+
+
+def test_peers_add_refuses_a_bad_card_and_keeps_nothing(conlora: Conlora, mercy: Path, card: Path) -> None:
+    own = card.with_name("own.yaml")
+    own.write_text(conlora("id", "-c", mercy)[1].replace("name: mercy", "name: myself"))
+    assert "is this node's own card" in conlora("peers", "add", own, "-c", mercy)[2]
+    torn = card.with_name("torn.yaml")
+    torn.write_text(card.read_text().replace("id: ", "id: A"))
+    code, _, err = conlora("peers", "add", torn, "-c", mercy)
+    assert code == 2
+    assert "is not the id of this certificate" in err
+    assert list((mercy / "peers").iterdir()) == []
+
+
+def test_peers_add_refuses_a_second_card_under_another_name(conlora: Conlora, mercy: Path, card: Path) -> None:
+    conlora("peers", "add", card, "-c", mercy)
+    card.write_text(card.read_text().replace("name: st-anna", "name: another"))
+    code, _, err = conlora("peers", "add", card, "-c", mercy)
+    assert code == 2
+    assert "has a second card" in err
+    assert [path.name for path in (mercy / "peers").iterdir()] == ["st-anna.yaml"]
+
+
+@pytest.mark.parametrize("command", ["status", "pause", "resume", "checkpoint", "stop", "peers"])
+def test_without_a_daemon_it_is_3(conlora: Conlora, ready: Path, command: str) -> None:
+    code, out, err = conlora(command, "-c", ready)
+    assert (code, out) == (3, "")
+    socket = ready.parent / "state" / "admin.sock"
+    assert err == (
+        f"conlora: no daemon runs for this configuration ({socket} is not there); start it with `conlora run`\n"
+    )
+
+
+@pytest.mark.parametrize("command", [["status"], ["run"], ["check"], ["export", "out"], ["id"], ["peers"]])
+def test_a_bad_configuration_is_2(conlora: Conlora, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "conlora.yaml").write_text("name: [")
+    code, out, err = conlora(*command)
+    assert (code, out) == (2, "")
+    assert err.startswith("conlora: conlora.yaml: not valid YAML in line 1")
+    assert err.count("\n") == 1
+
+
+def test_the_environment_names_the_configuration(
+    conlora: Conlora, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONLORA_CONFIG", str(ready))
+    assert conlora("status")[0] == 3
+
+
+def test_export_without_a_checkpoint_is_7(conlora: Conlora, ready: Path, tmp_path: Path) -> None:
+    code, out, err = conlora("export", "adapter", "-c", ready)
+    assert (code, out) == (7, "")
+    assert "no checkpoint yet; train first with `conlora run`" in err
+    assert not (tmp_path / "adapter").exists()
+
+
+def heavy_imports(code: str, *arguments: object) -> tuple[list[str], int]:
+    """What of the training stack a fresh Python has loaded after running `code`, and the exit code it caught."""
+    script = f"""
+import json, sys
+sys.argv = ["conlora", *sys.argv[1:]]
+ended = 0
+try:
+    {code}
+except SystemExit as error:
+    ended = error.code or 0
+print(json.dumps([[name for name in {HEAVY!r} if name in sys.modules], ended]), file=sys.stderr)
+"""
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    loaded, ended = json.loads(done.stderr.splitlines()[-1])
+    return loaded, ended
+
+
+COMMAND = "from conlora.cli.main import main; main()"
+
+
+def test_no_admin_command_loads_the_training_stack(ready: Path) -> None:
+    assert heavy_imports(COMMAND, "--help") == ([], 0)
+    assert heavy_imports(COMMAND, "status", "-c", ready) == ([], 3)
+    assert heavy_imports(COMMAND, "export", "out", "-c", ready) == ([], 7)
+
+
+def test_the_daemon_does_not_load_the_training_stack() -> None:
+    assert heavy_imports("import conlora.daemon.node") == ([], 0)
+
+
+def test_the_console_command_is_installed(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("conlora")
+    done = subprocess.run(
+        [command, "status", "-c", "gone.yaml"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("conlora: ")
+    assert "Traceback" not in done.stderr
