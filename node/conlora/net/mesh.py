@@ -135,6 +135,8 @@ class Mesh:
             log.warning("refused a caller that is no configured peer", id=caller, address=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
             return
+        if self._closing:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, LEAVING)
         try:
             await asyncio.wait_for(self._ready.wait(), wire.HANDSHAKE_SECONDS / 2)
         except TimeoutError:
@@ -327,6 +329,7 @@ def _brief(details: str) -> str:
         "No route to host",
         "Socket closed",
         "still loading the model",
+        LEAVING,
         "Domain name not found",
         "Connection timed out",
     ):

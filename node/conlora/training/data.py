@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 
 from conlora.config import DATA_FORMATS, DataSection
 from conlora.errors import ConfigError
 from conlora.training.tasks import Task
-
-_AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False}  # a text "NA" is a text, a label "true" a label
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,9 @@ def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
     """
     datasets.disable_progress_bars()
     source = str(section.path or section.hub)
-    rows = _read(section.path, section.hub, section.split, cache)
+    rows = _read(section.path, section.hub, section.split, cache, task.columns())
     if section.evaluation_path is not None:
-        train, held_out = rows, _read(section.evaluation_path, None, "train", cache)
+        train, held_out = rows, _read(section.evaluation_path, None, "train", cache, task.columns())
     else:
         if len(rows) < 2:
             raise ConfigError(
@@ -42,17 +39,20 @@ def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
     return Data(_encode(train, task, source), _encode(held_out, task, str(section.evaluation_path or source)))
 
 
-def _read(path: Path | None, hub: str | None, split: str, cache: Path) -> datasets.Dataset:
+def _read(path: Path | None, hub: str | None, split: str, cache: Path, columns: list[str]) -> datasets.Dataset:
     try:
         if path is not None:
             kind = DATA_FORMATS[path.suffix]
-            options = _AS_WRITTEN if kind == "csv" else {}
+            # as written: a text "NA" is a text, and a label "true" a label
+            options = {"converters": dict.fromkeys(columns, str), "na_filter": False} if kind == "csv" else {}
             loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=str(cache), **options)
         else:
             loaded = datasets.load_dataset(str(hub), split=split, cache_dir=str(cache))
     except (OSError, ValueError, datasets.exceptions.DatasetsError, ConnectionError) as error:
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if "no data" in reason:  # so the library says of a file that has a heading only
+            reason = "it has no rows"
         raise ConfigError(
             f"data: {path or hub} can't be read ({reason}); correct the file or the configuration"
         ) from error

@@ -1,0 +1,79 @@
+"""Reading a node's rows: formats, what is kept as written, and sentences for what does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conlora.config import DataSection, NodeConfig
+from conlora.errors import ConfigError
+from conlora.training.data import load_data
+from conlora.training.tasks import TextClassification
+
+
+@pytest.fixture
+def task(tiny_model: Path) -> TextClassification:
+    return TextClassification(config(tiny_model, ["true", "NA"]))
+
+
+def config(model: Path, labels: list[str]) -> NodeConfig:
+    body = {"name": "n", "model": {"base": str(model)}, "task": {"labels": labels}, "data": {"hub": "unused"}}
+    return NodeConfig.model_validate(body)
+
+
+def section(path: Path, **more: object) -> DataSection:
+    return DataSection.model_validate({"path": path, **more})
+
+
+def test_csv_is_taken_as_written(task: TextClassification, tmp_path: Path) -> None:
+    """No guessing of types: a label `true` stays `true`, a text `NA` or `3` stays a text."""
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,other\nNA,true,1\n3,NA,2\nnull,true,3\n,NA,4\n")
+    data = load_data(section(path, evaluation_fraction=0.25), task, tmp_path / "cache", seed=1)
+    rows = [*data.train, *data.evaluation]
+    assert len(rows) == 4
+    assert len(data.evaluation) == 1
+    assert sorted(row["labels"] for row in rows) == [0, 0, 1, 1]
+    assert sorted(len(row["input_ids"]) for row in rows) == [2, 3, 3, 3], "one empty text, three of one word"
+
+
+def test_jsonl_parquet_and_a_held_out_file(task: TextClassification, tmp_path: Path) -> None:
+    import pandas
+
+    rows = [{"text": "good film", "label": "true"}, {"text": "bad day", "label": "NA"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pandas.DataFrame(rows * 2).to_parquet(tmp_path / "rows.parquet")
+    held = load_data(
+        section(tmp_path / "rows.parquet", evaluation_path=tmp_path / "rows.jsonl"), task, tmp_path / "cache", seed=1
+    )
+    assert (len(held.train), len(held.evaluation)) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("words,label\na,true\nb,NA\n", "has no column 'text' (it has words, label)"),
+        ("text,label\na,true\nb,maybe\nc,maybe\n", "label 'maybe' is not one of task.labels (true, NA)"),
+        ("text,label\n", "it has no rows"),
+        ("text,label\na,true\n", "1 rows; at least 2"),
+        ('text,label\n"a,true\nb,NA\n', "can't be read"),
+    ],
+)
+def test_what_does_not_fit_is_a_sentence(task: TextClassification, tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_data(section(path), task, tmp_path / "cache", seed=1)
+    assert sentence in str(caught.value)
+    assert "rows.csv" in str(caught.value)
+
+
+def test_which_rows_are_held_out_depends_on_the_seed_alone(task: TextClassification, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"{'good ' * (i % 9)},true\n" for i in range(40)))
+    once, again, other = (
+        [row["input_ids"] for row in load_data(section(path), task, tmp_path / f"cache{n}", seed).evaluation]
+        for n, seed in enumerate((1, 1, 2))
+    )
+    assert once == again
+    assert once != other
