@@ -31,7 +31,7 @@ LABEL org.opencontainers.image.title="ConLoRA" \
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 7443 --user-group --home-dir /var/lib/conlora --shell /usr/sbin/nologin conlora \
+ && useradd --uid 7443 --user-group --no-create-home --home-dir /var/lib/conlora --shell /usr/sbin/nologin conlora \
  && install -d -o conlora -g conlora -m 0700 /var/lib/conlora
 COPY --from=build /opt/conlora /opt/conlora
 ENV PATH=/opt/conlora/bin:$PATH \

@@ -156,6 +156,8 @@ def test_operators_wishes_take_effect_between_steps(daemons: Daemons, tmp_path: 
     node.wait_for(lambda s: s.state == "paused", "paused")
     with pytest.raises(Refused, match="no checkpoint yet"):
         node.admin.checkpoint()
+    with pytest.raises(Refused, match="no checkpoint yet"):
+        node.admin.export(tmp_path / "adapter")
     node.admin.resume()
     node.wait_for(lambda s: s.round >= 1, "a round")
     _, round_ = node.admin.checkpoint()
@@ -172,6 +174,14 @@ def test_operators_wishes_take_effect_between_steps(daemons: Daemons, tmp_path: 
     node.admin.resume()
     node.wait_for(lambda s: s.round > paused, "goes on")
     node.admin.stop()
+    assert node.exit_code() == 0
+
+
+def test_stop_before_the_first_step_leaves_nothing_behind(daemons: Daemons) -> None:
+    node = daemons.make("a")
+    node.start("--paused")
+    node.wait_for(lambda s: s.state == "paused", "paused")
+    assert node.admin.stop() == (None, 0)
     assert node.exit_code() == 0
 
 

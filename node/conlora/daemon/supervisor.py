@@ -128,16 +128,15 @@ class Supervisor:
     async def pause(self) -> int:
         """Waits until the trainer stands still; returns the round. Raises Refused where there is nothing to pause."""
         self._paused = True
-        if self.progress.state is State.TRAINING:
-            self._tell(messages.Pause())
+        self._tell(messages.Pause())
         await self._until(lambda: self.progress.state is State.PAUSED, "pause")
         return self.progress.round
 
     async def resume(self) -> int:
         """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume."""
         self._paused = False
+        self._tell(messages.Resume())
         if self.progress.state is State.PAUSED:
-            self._tell(messages.Resume())
             await self._set_state(State.TRAINING)
         await self._until(lambda: self.progress.state is State.TRAINING, "resume")
         return self.progress.round
@@ -170,6 +169,7 @@ class Supervisor:
                 staging=str(self.checkpoints.staging),
                 resume_from=str(resume.path) if resume else None,
                 round=resume.round if resume else 0,
+                step=resume.step if resume else 0,
                 paused=self._paused,
             )
         )
@@ -180,6 +180,8 @@ class Supervisor:
             trainer.kill()
             raise
         finally:
+            if self._answering:
+                self._answering.cancel()  # whoever asked is gone
             ending = await trainer.exited()
             self._trainer = None
             self.progress.trainer_pid = 0

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from conlora.core.federation import FederationSettings
 from conlora.errors import ConfigError, PeerError, ProtocolError, SettingsMismatch
@@ -18,7 +19,7 @@ from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, call
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link, LinkClosed, Receiver
 from conlora.net.wire import Frame, Goodbye, Outgoing
-from conlora.v1 import peer_pb2_grpc
+from conlora.v1 import peer_pb2
 
 log = structlog.get_logger()
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -28,6 +29,7 @@ LONGEST_RETRY_SECONDS = 30.0
 # A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
 REFUSED_RETRY_SECONDS = 300.0
 LEAVING = "the node stops"
+SERVICE = peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name
 
 
 class Node(Receiver, Protocol):
@@ -84,7 +86,7 @@ class Mesh:
         if not self.states:
             return
         self._service = grpc.aio.server(options=SERVICE_OPTIONS)
-        peer_pb2_grpc.add_PeerServicer_to_server(_PeerService(self), self._service)
+        self._service.add_generic_rpc_handlers((_peer_service(self),))
         credentials = accepting_credentials(self._identity, [state.peer for state in self.states.values()])
         try:
             self._service.add_secure_port(address, credentials)
@@ -141,7 +143,7 @@ class Mesh:
             await asyncio.wait_for(self._ready.wait(), wire.HANDSHAKE_SECONDS / 2)
         except TimeoutError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "still loading the model")
-        await self._converse(state, _AcceptedStream(context), dialled=False)
+        await self._converse(state, _AcceptedStream(state.peer.name, context), dialled=False)
 
     async def _keep_dialled(self, state: PeerState) -> None:
         """Keeps a link to one peer alive for as long as the node runs."""
@@ -241,15 +243,14 @@ class Mesh:
             await self._links_changed.wait_for(condition)
 
 
-class _PeerService(peer_pb2_grpc.PeerServicer):
-    """What the peer port offers, and nothing else."""
+def _peer_service(mesh: Mesh) -> "grpc.GenericRpcHandler[Any, Any]":
+    """What the peer port offers, and nothing else. Frames come as bytes: it is ours to refuse what is no frame."""
 
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
+    async def link(_requests: Any, context: ServicerContext) -> None:
+        await mesh.accept(context)
 
-    async def Link(self, request_iterator: Any, context: ServicerContext) -> None:
-        """See peer.proto."""
-        await self._mesh.accept(context)
+    handler = grpc.stream_stream_rpc_method_handler(link, response_serializer=Frame.SerializeToString)
+    return grpc.method_handlers_generic_handler(SERVICE, {"Link": handler})
 
 
 class WrongCertificate(PeerError):
@@ -269,10 +270,15 @@ class _Stream:
     async def read(self) -> Frame | None:
         """See `link.Stream`."""
         try:
-            frame = await self._read()
+            message = await self._read()
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             raise explain(self._peer_name, error) from error
-        return frame if isinstance(frame, Frame) else None  # anything else is gRPC's mark for the end
+        if not isinstance(message, bytes):
+            return None  # gRPC's mark for the end
+        try:
+            return Frame.FromString(message)
+        except DecodeError:
+            raise ProtocolError(f"{self._peer_name} sent bytes that are no frame") from None
 
     async def write(self, frame: Frame) -> None:
         """See `link.Stream`."""
@@ -283,8 +289,8 @@ class _Stream:
 
 
 class _AcceptedStream(_Stream):
-    def __init__(self, context: ServicerContext) -> None:
-        super().__init__("the peer", context.read, context.write)
+    def __init__(self, peer_name: str, context: ServicerContext) -> None:
+        super().__init__(peer_name, context.read, context.write)
 
 
 class dialled_stream:  # noqa: N801  (used as a context manager only)
@@ -294,10 +300,10 @@ class dialled_stream:  # noqa: N801  (used as a context manager only)
         credentials, options = dialling_credentials(identity, peer)
         assert peer.address is not None
         self._peer = peer
-        self._channel = grpc.aio.secure_channel(peer.address, credentials, options=options)
+        self._channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=options)
 
     async def __aenter__(self) -> _Stream:
-        call = peer_pb2_grpc.PeerStub(self._channel).Link()
+        call = self._channel.stream_stream(f"/{SERVICE}/Link", request_serializer=Frame.SerializeToString)()
         return _Stream(self._peer.name, call.read, call.write)
 
     async def __aexit__(self, *exc: object) -> None:
@@ -311,6 +317,8 @@ def explain(peer_name: str, error: BaseException) -> PeerError:
         return WrongCertificate(
             f"whoever answers at {peer_name}'s address has another certificate than its card; ask {peer_name} for a new card"
         )
+    if "failed to connect" in details and ("Socket closed" in details or "Connection reset" in details):
+        return PeerError(f"{peer_name} hangs up on this node; perhaps its operator still has to add this node's card")
     if isinstance(error, grpc.aio.AioRpcError):
         match error.code():
             case grpc.StatusCode.PERMISSION_DENIED:

@@ -1,8 +1,9 @@
 """A node's history in SQLite: what happened in each round, on each edge, at each evaluation."""
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the database. Raises StateError where it can't."""
+        self._path = path
         try:
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -61,7 +63,7 @@ class History:
         self, round_: int, step: int, seconds: float, loss: float | None, degree: int, edges: Iterable[EdgeRecord]
     ) -> None:
         """One finished round: optimizer steps so far, its duration, its mean training loss, and its edges."""
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?, ?)",
                 (round_, step, time.time(), seconds, loss, degree),
@@ -74,10 +76,19 @@ class History:
 
     def add_evaluation(self, round_: int, accuracy: float | None, loss: float | None) -> None:
         """One evaluation on the node's held-out rows."""
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (round_, time.time(), accuracy, loss)
             )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction. Raises StateError where it can't be written."""
+        try:
+            with self._db:
+                yield
+        except sqlite3.Error as error:
+            raise StateError(f"{self._path}: can't be written ({error}); free space or mend the disk") from error
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """All rows of `rounds`, `edges` or `evaluations`, oldest round first."""

@@ -18,6 +18,7 @@ from conlora.testbed.plot_style import LABELS, OTHER_LABELS, Style, Summary, pla
 Values = NDArray[np.float64]
 
 LEGEND_NODES = 10  # naming and numbering more nodes than that would crowd out the figure
+DOTS_WIDTH = 0.13  # half of what a group of dots takes; groups are 1 apart
 FEW_POINTS = 8  # a curve of fewer shows each of them
 LOG_FROM = 8.0  # ratio of largest to smallest value from which a logarithmic axis shows more
 LOG_FLOOR = 1e-5  # of the largest value; what lies below is zero but for rounding
@@ -43,31 +44,37 @@ def groups(summary: Summary, run: Summary) -> dict[str, list[float]]:
 
 
 def accuracy(summary: Summary, style: Style) -> Figure:
-    """Every node's accuracy on the common test set: alone, federated, pooled; a panel per rule."""
+    """Every node's accuracy on the common test set: before training, alone, federated, pooled; a panel per rule."""
     runs = summary["runs"]
     colours = style.rule_colours(run["rule"] for run in runs)
-    figure = Figure(figsize=(1.2 + 4.4 * len(runs), 4.4), layout="constrained")
+    figure = Figure(figsize=(1.2 + 4.8 * len(runs), 4.4), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for axes, run in zip(panels, runs, strict=True):
-        before = _mean(node["accuracy_before"] for node in run["nodes"])
-        axes.axhline(before, color=style.ink, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.annotate(f"before training: {before:.3f}", (-0.7, before), (0, 4), textcoords="offset points", fontsize=10)
-        by_group = groups(summary, run)
-        for x, values in enumerate(by_group.values()):
-            axes.plot([x] * len(values), values, "o", color=colours[run["rule"]], markeredgecolor=style.paper, zorder=3)
+        before = run["nodes"][0]["accuracy_before"]  # the same start on all nodes
+        shown = {"before": [before], **groups(summary, run)}
+        axes.plot([0, len(shown)], [before, before], color=style.ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
+        for x, values in enumerate(shown.values()):
+            colour = colours[run["rule"]] if x else style.ink
+            axes.plot(x + _spread(values), values, "o", color=colour, markeredgecolor=style.paper, zorder=3)
             mean = _mean(values)
-            axes.plot([x - 0.22, x + 0.22], [mean, mean], color=style.ink, linewidth=3, solid_capstyle="butt")
-            side, away = ("left", 0.25) if x else ("right", -0.25)  # clear of the lines between the first two groups
+            axes.plot([x - 0.2, x + 0.2], [mean, mean], color=style.ink, linewidth=3, solid_capstyle="butt")
+            side, away = ("left", 0.24) if x > 1 else ("right", -0.24)  # clear of the lines from alone to federated
             axes.text(x + away, mean, f"{mean:.3f}", ha=side, va="center", fontweight="bold")
-        if "alone" in by_group:  # the same nodes in the same order: a line shows what the federation gave to each
-            ends = [by_group["alone"], by_group["federated"]]
-            axes.plot([0, 1], ends, color=colours[run["rule"]], linewidth=0.9, alpha=0.5)
+        if "alone" in shown:  # the same nodes in the same order: a line shows what the federation gave to each
+            places = 1 + _spread(shown["alone"]), 2 + _spread(shown["federated"])
+            ends = [shown["alone"], shown["federated"]]
+            axes.plot(places, ends, color=colours[run["rule"]], linewidth=0.9, alpha=0.5)
         axes.set_title(plain(run["rule"]), color=colours[run["rule"]], fontweight="bold")
-        axes.set_xticks(range(len(by_group)), list(by_group))
-        axes.set_xlim(-0.75, len(by_group) - 0.25)
+        axes.set_xticks(range(len(shown)), list(shown))
+        axes.set_xlim(-0.8, len(shown) - 0.25)
         axes.grid(visible=False, axis="x")
     panels[0].set_ylabel(f"accuracy on {summary['test_rows']} common test rows")
     return figure
+
+
+def _spread(values: Sequence[float]) -> Values:
+    """Places beside one another, so that nodes with the same figure can all be seen."""
+    return np.linspace(-1, 1, len(values)) * DOTS_WIDTH if len(values) > 1 else np.zeros(1)
 
 
 def consensus(summary: Summary, style: Style) -> Figure:

@@ -43,8 +43,9 @@ class GossipCallback(TrainerCallback):
         evaluate_every: int,
         checkpoint_every: int,
         rounds_mixed: int,
+        step: int,
     ) -> None:
-        """rounds_mixed: rounds that the model's values already contain, from the checkpoint."""
+        """rounds_mixed and step: what the model's values already contain, from the checkpoint."""
         self.rounds_mixed = rounds_mixed
         self._built = built
         self._arena = arena
@@ -52,7 +53,7 @@ class GossipCallback(TrainerCallback):
         self._local_steps = local_steps
         self._evaluate_every = evaluate_every
         self._checkpoint_every = checkpoint_every
-        self._saved_step = -1
+        self._saved_step = step
         self._round_began = time.monotonic()
         full, shared = built.adapter.schema, built.shared
         exchanged = {spec.name for spec in shared.tensors}
@@ -62,13 +63,10 @@ class GossipCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Waits while the node is to start paused; makes up for a mix that a stop had cut off."""
-        self._saved_step = state.global_step
-        self._stand_still(state)
+        """Makes up for a mix that a stop had cut off."""
         self._round_began = time.monotonic()
-        if not self._channel.stopping and self._round_is_over(state.global_step):
+        if self._round_is_over(state.global_step):
             self._exchange()
-        control.should_training_stop = self._channel.stopping
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ends a round where one is over, then does what operators asked for."""
@@ -82,7 +80,7 @@ class GossipCallback(TrainerCallback):
             control.should_save = True
         elif not control.should_save:
             # otherwise the pause begins once the checkpoint is written, in on_save
-            control.should_save = self._stand_still(state)
+            control.should_save = self.stand_still(state.global_step)
         control.should_training_stop |= self._channel.stopping
 
     def on_log(
@@ -115,7 +113,7 @@ class GossipCallback(TrainerCallback):
         self._channel.checkpoint_wanted = False
         self._saved_step = state.global_step
         self._channel.send(Saved(path=str(path), round=self.rounds_mixed, step=state.global_step))
-        self._stand_still(state)
+        self.stand_still(state.global_step)
         control.should_training_stop |= self._channel.stopping
 
     def _round_is_over(self, step: int) -> bool:
@@ -149,8 +147,8 @@ class GossipCallback(TrainerCallback):
         mine = factors(self._built.shared, own, self._frozen)
         return [edge_error(mine, factors(self._built.shared, other, self._frozen)) for other in others]
 
-    def _stand_still(self, state: TrainerState) -> bool:
-        """Waits while the node is paused. Returns whether a checkpoint has to be written before it may stand on."""
+    def stand_still(self, step: int) -> bool:
+        """Waits while the node is paused. Returns whether the caller has to see to a checkpoint, or a stop, first."""
         channel = self._channel
         channel.poll()
         if channel.paused and not channel.stopping:
@@ -158,15 +156,15 @@ class GossipCallback(TrainerCallback):
             before = time.monotonic()
             while channel.paused and not channel.stopping:
                 channel.wait_while(lambda: channel.paused and not channel.stopping and not channel.checkpoint_wanted)
-                if channel.checkpoint_wanted and self._saved_step != state.global_step:
+                if channel.checkpoint_wanted and self._saved_step != step:
                     break
-                self._decline_checkpoint(state)
+                self._decline_checkpoint(step)
             self._round_began += time.monotonic() - before
-        self._decline_checkpoint(state)
+        self._decline_checkpoint(step)
         return channel.checkpoint_wanted or channel.stopping
 
-    def _decline_checkpoint(self, state: TrainerState) -> None:
-        if self._channel.checkpoint_wanted and self._saved_step == state.global_step:
+    def _decline_checkpoint(self, step: int) -> None:
+        if self._channel.checkpoint_wanted and self._saved_step == step:
             self._channel.checkpoint_wanted = False
             self._channel.send(Unchanged())
 

@@ -21,6 +21,7 @@ class Setup(BaseModel):
     staging: str = Field(description="directory that checkpoints are written to")
     resume_from: str | None = Field(description="a sealed checkpoint")
     round: int = Field(description="rounds that the checkpoint has mixed")
+    step: int = Field(description="optimizer steps that the checkpoint has made")
     paused: bool = Field(description="wait for Resume before the first step")
 
 

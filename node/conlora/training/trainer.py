@@ -74,6 +74,7 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Are
         evaluate_every=training.evaluate_every,
         checkpoint_every=training.checkpoint_every,
         rounds_mixed=setup.round,
+        step=setup.step,
     )
     callbacks: list[transformers.TrainerCallback] = [gossip]
     if training.slowdown > 1:
@@ -87,6 +88,9 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Are
         compute_metrics=built.task.metrics,
         callbacks=callbacks,
     )
+    gossip.stand_still(setup.step)
+    if channel.stopping:
+        return False
     trainer.train(resume_from_checkpoint=setup.resume_from)
     return gossip.rounds_mixed >= training.rounds
 
