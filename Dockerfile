@@ -33,7 +33,6 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 7443 --user-group --no-create-home --home-dir /var/lib/conlora --shell /usr/sbin/nologin conlora \
  && install -d -o conlora -g conlora -m 0700 /var/lib/conlora
-COPY --from=build /opt/conlora /opt/conlora
 ENV PATH=/opt/conlora/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     CONLORA_CONFIG=/var/lib/conlora/conlora.yaml \
@@ -47,3 +46,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 CMD ["conlora", "status", "--json"]
 ENTRYPOINT ["conlora"]
 CMD ["run"]
+COPY --from=build /opt/conlora /opt/conlora
