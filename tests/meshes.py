@@ -39,10 +39,12 @@ class FakeNode:
         self.events: list[tuple[str, str]] = []
         self.snapshots: list[tuple[str, int, int, bool]] = []  # peer, round, degree, whether the payload is whole
         self.first: list[Outgoing] = []
+        self.linked = asyncio.Event()
 
     def link_up(self, peer: Peer) -> list[Outgoing]:
         """Records; returns the snapshots to begin with."""
         self.events.append(("up", peer.name))
+        self.linked.set()
         return self.first
 
     def link_down(self, peer: Peer) -> None:
@@ -106,3 +108,22 @@ def linked(a: Member, b: Member) -> bool:
     """Whether both ends have a link, and it is the same one: what one end dialled, the other accepted."""
     here, there = a.link(b), b.link(a)
     return bool(here and there and here.dialled != there.dialled)
+
+
+async def link_up(a: Member, b: Member, a_dials: bool = True, b_dials: bool = False) -> None:
+    """Starts two members and waits for their link."""
+    await a.start(b.card(dialled=a_dials))
+    await b.start(a.card(dialled=b_dials))
+    await until(lambda: linked(a, b), "one link")
+
+
+async def pair(member: Callable[[str], Member], a_dials: bool = True, b_dials: bool = False) -> tuple[Member, Member]:
+    """Two members with a link."""
+    a, b = member("a"), member("b")
+    await link_up(a, b, a_dials, b_dials)
+    return a, b
+
+
+def by_id(member: Callable[[str], Member]) -> list[Member]:
+    """Two members, the one with the smaller id first: of two links, the one that it dialled is kept."""
+    return sorted((member("a"), member("b")), key=lambda each: each.identity.node_id)

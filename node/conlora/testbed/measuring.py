@@ -44,17 +44,19 @@ def _measure(recordings: Sequence[Recording], vectors: Sequence[Vector]) -> Cons
 def evaluate(
     setups: Sequence[NodeSetup], directory: Path, test: Path, env: dict[str, str], interrupts: Interrupts
 ) -> dict[str, Any]:
-    """Accuracy on the common test rows: `{"before": of the seeded start, "after": {node: of its adapter}}`.
+    """Accuracy on the common test rows: `{"before": of the seeded start, "after": {adapter's path: of that adapter}}`.
 
-    In a process of its own, because it needs torch.
+    setups: nodes of one rule, so that they share the start. directory: made for the evaluation's own files. The
+    work is done in a process of its own, because it needs torch.
     """
+    directory.mkdir()
     request, answer, log = (directory / f"evaluation{suffix}" for suffix in (".request.json", ".json", ".log"))
     request.write_text(
         json.dumps(
             {
                 "config": str(setups[0].config),
                 "test": str(test),
-                "adapters": {setup.name: str(setup.adapter) for setup in setups},
+                "adapters": {str(setup.adapter): str(setup.adapter) for setup in setups},
                 "threads": cores(),
             },
             indent=1,
@@ -85,7 +87,7 @@ def _describe(setup: NodeSetup, accuracy: dict[str, Any], output: Path) -> dict[
         "rows": setup.rows,
         "label_counts": setup.label_counts,
         "accuracy_before": accuracy["before"],
-        "accuracy_after": accuracy["after"][setup.name],
+        "accuracy_after": accuracy["after"][str(setup.adapter)],
         "adapter": str(setup.adapter.relative_to(output)),
         "peers": setup.peers,
         "history": [{key: row[key] for key in ("round", "loss", "seconds")} for row in rounds],

@@ -3,6 +3,7 @@
 import datetime
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from conlora.core.topology import named_graph, spectrum
 from conlora.errors import ConfigError, StateError
 from conlora.testbed.data import Deal, deal, write_rows
 from conlora.testbed.federation import run_federation
-from conlora.testbed.layout import RunPlan, environment, lay_out
+from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
 from conlora.testbed.measuring import consensus_by_round, describe_nodes, evaluate
 from conlora.testbed.processes import Interrupts
 from conlora.testbed.progress import Progress
@@ -46,15 +47,18 @@ def run_testbed(spec: TestbedSpec, output: Path, overwrite: bool, keep: list[Pat
         "runs": [],
         "baselines": {"alone": [], "pooled": []},
     }
-    plans = [plan for rule in spec.rules for plan in _plans(spec, rule, dealt, output)]
-    with Interrupts() as interrupts, Progress(console, len(plans)) as progress:
-        for plan in plans:
-            progress.begin(plan.title)
-            result = _run(spec, plan, test, output, progress, interrupts)
-            progress.end(f"trained in {result['seconds']:.0f} s")
-            destination = summary["runs"] if plan.kind == "federated" else summary["baselines"][plan.kind]
-            destination.append(result)
-            write_summary(summary, output)  # after each run: a later failure does not take this one's result away
+    plans = {rule: _plans(spec, rule, dealt, output) for rule in spec.rules}
+    with Interrupts() as interrupts, Progress(console, sum(map(len, plans.values()))) as progress:
+        for rule in spec.rules:
+            finished = [_run(spec, plan, progress, interrupts) for plan in plans[rule]]
+            progress.show("evaluating on the common test rows")
+            setups = [setup for run in finished for setup in run.setups]
+            accuracy = evaluate(setups, output / f"evaluation-{rule}", test, environment(spec), interrupts)
+            for run in finished:
+                kind = run.plan.kind
+                destination = summary["runs"] if kind == "federated" else summary["baselines"][kind]
+                destination.append(_result(spec, run, accuracy, output, interrupts))
+            write_summary(summary, output)  # after each rule: a later failure does not take this one's results away
         progress.show("writing the report")
         write_report(json_ready(summary), output)
     for table in result_tables(summary):
@@ -78,29 +82,42 @@ def _plans(spec: TestbedSpec, rule: str, dealt: Deal, output: Path) -> list[RunP
     return plans
 
 
-def _run(
-    spec: TestbedSpec, plan: RunPlan, test: Path, output: Path, progress: Progress, interrupts: Interrupts
-) -> dict[str, Any]:
-    """One run from empty directories to its part of the summary."""
-    env = environment(spec)
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run whose nodes have trained, exported and left."""
+
+    plan: RunPlan
+    setups: list[NodeSetup]
+    seconds: float
+
+
+def _run(spec: TestbedSpec, plan: RunPlan, progress: Progress, interrupts: Interrupts) -> FinishedRun:
+    """One run from empty directories to exported adapters."""
+    progress.begin(plan.title)
     with tempfile.TemporaryDirectory(prefix="conlora-") as sockets:  # a socket's path may have about 100 bytes
         setups = lay_out(spec, plan, Path(sockets))
-        seconds = run_federation(setups, env, progress, interrupts)
-    progress.show("evaluating on the common test rows")
-    accuracy = evaluate(setups, plan.directory, test, env, interrupts)
-    result = {"rule": plan.rule, "seconds": seconds, "nodes": describe_nodes(setups, accuracy, output)}
-    if plan.kind != "federated":
+        seconds = run_federation(setups, environment(spec), progress, interrupts)
+    progress.end(f"trained in {seconds:.0f} s")
+    return FinishedRun(plan, setups, seconds)
+
+
+def _result(
+    spec: TestbedSpec, run: FinishedRun, accuracy: dict[str, Any], output: Path, interrupts: Interrupts
+) -> dict[str, Any]:
+    """A run's part of the summary."""
+    nodes = describe_nodes(run.setups, accuracy, output)
+    result = {"rule": run.plan.rule, "seconds": run.seconds, "nodes": nodes}
+    if run.plan.kind != "federated":
         return result
-    progress.show("measuring consensus error")
-    measured = consensus_by_round(setups, interrupts)
-    rho, s = spectrum(plan.graph)
+    measured = consensus_by_round(run.setups, interrupts)
+    rho, s = spectrum(run.plan.graph)
     return result | {
         "topology": spec.topology or "custom",
         "mode": spec.mode.value,
         "seed": spec.seed,
         "rho": rho,
         "s": s,
-        "edges": sorted([i + 1, j + 1] for i, j in plan.graph.edges),
+        "edges": sorted([i + 1, j + 1] for i, j in run.plan.graph.edges),
         "consensus": measured[-1]["after"],
         "consensus_by_round": measured,
     }
