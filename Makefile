@@ -20,10 +20,10 @@ assets: $(STAMP)
 	$(BIN)/python deploy/demo/prepare.py assets
 
 test: $(STAMP) assets   ## everything under 12 minutes on 2 cores
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long and not bench"
 
 test-all: $(STAMP) assets   ## also what takes longer
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not bench"
 
 lint: $(STAMP)   ## style, types, import contracts, generated code
 	$(BIN)/ruff check .

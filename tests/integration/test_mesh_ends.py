@@ -1,13 +1,16 @@
 """How links end: on both ends, with a reason; by silence, by a restart, by a new start; and that idle ones do not."""
 
 import asyncio
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from tests.meshes import Member, by_id, link_up, linked, pair, until
+from tests.meshes import FakeNode, Member, by_id, link_up, linked, pair, until
 
 from conlora.net import mesh as mesh_module
 from conlora.net import wire
+from conlora.net.link import Link
 from conlora.net.wire import Frame
 
 Members = Callable[[str], Member]
@@ -64,15 +67,26 @@ async def test_a_new_start_replaces_the_leftover_of_a_killed_one(member: Members
     await link_up(a, b, a_dials=False, b_dials=True)
     old = b.link(a)
     assert old is not None
-    second = Member.__new__(Member)  # the same identity, started anew
-    second.__dict__.update(a.__dict__)
+    second = copy.copy(a)  # the same identity, started anew
+    second.node = FakeNode()
     await second.start(b.card(), listens=False)
-    await until(lambda: b.link(a) is not old and b.link(a), "the new link")
+    await until(lambda: linked(second, b), "the new link")
     new = b.link(a)
     assert new is not None
     assert new.instance != old.instance
     assert [event for event, _ in b.node.events] == ["up", "up"]
+    await until(lambda: a.link(b) is None, "the leftover is closed")
+    assert linked(second, b)
     await second.close()
+
+
+async def test_a_dialler_that_vanishes_leaves_a_reason(member: Members) -> None:
+    a, b = await pair(member)
+    assert a.mesh is not None
+    a.mesh._dialling[0].cancel()  # ends the connection with no good-bye, as kill -9 does
+    await until(lambda: b.link(a) is None and b.state(a).last_error, "down at b")
+    assert b.state(a).last_error == "a went away without a word"
+    assert b.node.events == [("up", "a"), ("down", "a")]
 
 
 @pytest.mark.parametrize("a_dials", [True, False])
@@ -128,3 +142,25 @@ async def test_no_link_is_admitted_while_leaving(member: Members, monkeypatch: p
     await a.close()
     assert [event for event, _ in quick.node.events] == ["up", "down"]
     assert a.node.events.count(("up", "quick")) == 1
+
+
+async def test_a_handshake_under_way_is_no_link_when_leaving(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = member("a"), member("b")
+    mesh = await a.start(b.card(dialled=False))
+    shaken, shake_hands = asyncio.Event(), Link.shake_hands
+
+    async def until_closing(link: Link, name: str, *others: Any) -> bool:
+        probes = await shake_hands(link, name, *others)
+        if name == "a":
+            shaken.set()
+            await until(lambda: mesh._closing, "a closes")
+        return probes
+
+    monkeypatch.setattr(Link, "shake_hands", until_closing)
+    await b.start(a.card())
+    reasons = noted(monkeypatch, b)
+    await shaken.wait()
+    await a.close()
+    await until(lambda: b.link(a) is None and reasons, "down at b")
+    assert a.node.events == []
+    assert reasons[0] == "a said good-bye: the node stops"
