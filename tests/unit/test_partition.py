@@ -96,3 +96,11 @@ def test_all_rows_can_be_dealt(unbalanced: Labels) -> None:
     for deal in (iid, by_label, partial(dirichlet, alpha=0.05)):
         shares = deal(unbalanced, nodes=8, rows=500, rng=np.random.default_rng(0))
         assert sorted(np.concatenate(shares).tolist()) == list(range(4000))
+
+
+@given(st.integers(2, 8), st.floats(0.1, 10), st.integers(0, 999))
+def test_dirichlet_shares_together_have_the_data_sets_own_proportions(nodes: int, alpha: float, seed: int) -> None:
+    labels = np.repeat([0, 1, 2], [1200, 600, 200])
+    shares = dirichlet(labels, nodes, 100, alpha, np.random.default_rng(seed))
+    dealt = np.bincount(labels[np.concatenate(shares)], minlength=3) / (nodes * 100)
+    np.testing.assert_allclose(dealt, [0.6, 0.3, 0.1], atol=0.03)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Labels = NDArray[np.integer]
 Rows = NDArray[np.intp]
 
+BALANCING_ROUNDS = 200
+
 
 def hold_out(labels: Labels, rows: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
     """`(held out, others)`: `rows` rows in the data set's own class proportions, and all the rest."""
@@ -32,7 +34,12 @@ def by_label(labels: Labels, nodes: int, rows: int, rng: np.random.Generator) ->
 
 
 def dirichlet(labels: Labels, nodes: int, rows: int, alpha: float, rng: np.random.Generator) -> list[Rows]:
-    """Each node's class proportions are a draw from a Dirichlet distribution around the data set's own.
+    """Each node's class proportions are a draw from a Dirichlet distribution around the data set's own, balanced.
+
+    Balanced: the draws are scaled by classes and by nodes in turn (iterative proportional fitting, Deming & Stephan 1940)
+    until the nodes together have the data set's own proportions, as where each class is dealt by a Dirichlet draw
+    over nodes (Hsu et al. 2019), but with shares of equal size. Otherwise five draws can be almost all of one class,
+    and what nodes learn together would say more about the draw than about the rule.
 
     Its parameters are `alpha * classes * share of the class`: (alpha, alpha, ...) where classes are balanced, and close
     to `iid` for a large alpha whether they are or not. Where nodes together want more of a class than there is,
@@ -42,13 +49,22 @@ def dirichlet(labels: Labels, nodes: int, rows: int, alpha: float, rng: np.rando
     present = stock > 0
     parameters = alpha * np.count_nonzero(present) * stock[present] / len(labels)
     proportions = np.zeros((nodes, len(stock)))
-    proportions[:, present] = rng.dirichlet(parameters, size=nodes)
+    proportions[:, present] = _balanced(rng.dirichlet(parameters, size=nodes), stock[present] / len(labels))
 
     counts = np.stack([_apportion(own, rows) for own in proportions])
     for label in np.flatnonzero(counts.sum(axis=0) > stock):
         counts[:, label] = _apportion(counts[:, label], stock[label])
     _fill_up(counts, proportions, stock, rows, rng)
     return _deal(labels, counts, rng)
+
+
+def _balanced(proportions: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows (nodes) that still sum to 1 and whose mean is `wanted`; ratios of odds between nodes stay as drawn."""
+    balanced = np.maximum(proportions, 1e-9)  # nothing can be scaled from zero
+    for _ in range(BALANCING_ROUNDS):
+        balanced = balanced * (wanted / balanced.mean(axis=0))
+        balanced = balanced / balanced.sum(axis=1, keepdims=True)
+    return balanced
 
 
 def _apportion(weights: NDArray[np.number], total: int) -> NDArray[np.int_]:
