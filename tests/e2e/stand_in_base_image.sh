@@ -12,6 +12,7 @@ set -euo pipefail
 
 image="${1:-debian:bookworm-slim}"
 root="$(mktemp -d)"
+chmod 0755 "$root" # it becomes /, and the image's user is not root
 trap 'rm -rf "$root"' EXIT
 
 echo "==> debootstrap bookworm"
