@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import yaml
 
 from conlora.cli import main as cli
@@ -18,7 +19,7 @@ Conlora = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def conlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Conlora:
+def conlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Conlora]:
     """Runs a command in this process, in an empty directory; returns exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
@@ -35,7 +36,8 @@ def conlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         assert isinstance(code, int)
         return code, output.out, output.err
 
-    return run
+    yield run
+    structlog.reset_defaults()  # `conlora run` has set up logging to this test's standard error
 
 
 @pytest.fixture
