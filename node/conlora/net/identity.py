@@ -112,7 +112,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
         .not_valid_before(now - datetime.timedelta(hours=1))  # partners' clocks may lag
         .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(label)]), critical=False)
-        # Not a CA: a partner can't sign further identities with its key.
+        # Not a CA. TLS alone would still admit what this key signs; `caller_id` looks at the very key.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

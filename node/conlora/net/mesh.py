@@ -104,7 +104,9 @@ class Mesh:
         self._ready.set()
         for state in self.states.values():
             if state.peer.address:
-                self._dialling.append(asyncio.create_task(self._keep_dialled(state)))
+                task = asyncio.create_task(self._keep_dialled(state))
+                task.add_done_callback(_tell_if_failed)
+                self._dialling.append(task)
 
     def publish(self, snapshot: Outgoing) -> None:
         """Offers a snapshot to every live link."""
@@ -251,6 +253,12 @@ def _peer_service(mesh: Mesh) -> "grpc.GenericRpcHandler[Any, Any]":
 
     handler = grpc.stream_stream_rpc_method_handler(link, response_serializer=Frame.SerializeToString)
     return grpc.method_handlers_generic_handler(SERVICE, {"Link": handler})
+
+
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    """A dial loop ends by being cancelled only; anything else is a defect that must not pass in silence."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("this edge is no longer dialled, restart the node", reason=repr(error))
 
 
 class WrongCertificate(PeerError):
