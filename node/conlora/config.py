@@ -83,19 +83,19 @@ class ModelSection(Section):
 class LoraSection(Section):
     """PEFT's LoRA settings; equal on all nodes."""
 
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(8, ge=1, description="r, the inner size of B A")
+    alpha: float = Field(16, gt=0, description="the product is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input; may differ between nodes")
     target_modules: list[str] | None = Field(None, description="default: PEFT's choice for the architecture")
 
 
 class FederationSection(Section):
     """What all nodes agree on beside model and LoRA settings."""
 
-    name: str = "default"
-    seed: int = Field(0, ge=0, lt=2**63)
-    rule: str = "freeze-a"
-    mode: Mode = Mode.ASYNC
+    name: str = Field("default", description="nodes of another name don't mix with this one")
+    seed: int = Field(0, ge=0, lt=2**63, description="generates the start of A and head")
+    rule: str = Field("freeze-a", description="which factors are trained and mixed; see Rules below")
+    mode: Mode = Field(Mode.ASYNC, description="async: nobody waits; sync: lockstep, for comparisons")
     sync_deadline_seconds: float = Field(300, gt=0, description="sync only: longest wait for a neighbour's snapshot")
 
     @model_validator(mode="after")
@@ -112,8 +112,8 @@ class TaskSection(Section):
     labels: list[str] = Field(
         min_length=2, description="all classes of the federation, in the order of the head's rows"
     )
-    text_column: str = "text"
-    label_column: str = "label"
+    text_column: str = Field("text", description="this node's own name of the column")
+    label_column: str = Field("label", description="this node's own name of the column")
     max_length: int = Field(128, ge=1, description="tokens; longer texts are cut")
 
 
@@ -124,7 +124,7 @@ class DataSection(Section):
     hub: str | None = Field(None, description="a hub data set, instead of path")
     split: str = Field("train", description="split of the hub data set")
     evaluation_path: FilePath | None = Field(None, description="held-out rows; default: a part of the rows above")
-    evaluation_fraction: float = Field(0.1, gt=0, lt=1)
+    evaluation_fraction: float = Field(0.1, gt=0, lt=1, description="of the rows, held out to measure accuracy")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -143,16 +143,18 @@ DATA_FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "p
 class TrainingSection(Section):
     """The local optimizer's work."""
 
-    rounds: int = Field(100, ge=1)
+    rounds: int = Field(100, ge=1, description="after these the node stands still, with its links up")
     local_steps: int = Field(8, ge=1, description="optimizer steps per round; equal on all nodes")
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, description="rows per optimizer step")
     learning_rate: float | None = Field(None, gt=0, description="default: the rule's")
-    lr_scheduler: str = Field("constant", description="any transformers scheduler name")
-    weight_decay: float = Field(0.0, ge=0)
+    lr_scheduler: str = Field(
+        "constant", description="of the learning rate over all rounds: constant, linear, cosine, ..."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of the optimizer, AdamW")
     evaluate_every: int = Field(5, ge=1, description="rounds between evaluations on the held-out rows")
     checkpoint_every: int = Field(5, ge=1, description="rounds between checkpoints")
-    keep_checkpoints: int = Field(3, ge=1)
-    device: Literal["auto", "cpu"] = "auto"
+    keep_checkpoints: int = Field(3, ge=1, description="older ones are removed")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU where there is one")
     threads: int | None = Field(None, ge=1, description="torch threads; default: torch's own choice")
     slowdown: float = Field(1.0, ge=1, description="testbeds: every step takes this many times as long")
     record_vectors: bool = Field(False, description="testbeds: keep each round's vectors before and after mixing")
@@ -170,11 +172,11 @@ LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polyno
 class NodeConfig(Section):
     """The whole file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    state_dir: FilePath = Field(Path("state"), validate_default=True)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="what partners call this node")
+    state_dir: FilePath = Field(Path("state"), validate_default=True, description="checkpoints, history, logs")
     identity_dir: FilePath = Field(Path("identity"), validate_default=True, description="node.key and node.crt")
     peers_dir: FilePath = Field(Path("peers"), validate_default=True, description="one identity card per peer")
-    listen: Address = "0.0.0.0:7443"
+    listen: Address = Field("0.0.0.0:7443", description="the peer port")
     advertise: Address | None = Field(None, description="where peers can dial this node; none: it only dials out")
     admin_socket: FilePath | None = Field(None, description="default: admin.sock in state_dir")
     model: ModelSection

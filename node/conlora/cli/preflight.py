@@ -86,6 +86,8 @@ def _check_training(config: NodeConfig, report: Report) -> "FederationSettings |
     if built is None:
         return None
     with report.item("data") as tell:
+        # Before anything is written into it: the data's intermediate files are rows, and for this user's eyes only.
+        config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         data = load_data(config.data, built.task, config.state_dir / "datasets", seed=0)
         tell(f"{len(data.train):,} rows to train on, {len(data.evaluation):,} held out")
     with report.item("disk") as tell:
