@@ -169,8 +169,10 @@ class TrainingSection(Section):
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
 
-class NodeConfig(Section):
-    """The whole file."""
+class NodeBasics(Section):
+    """Who and where a node is: what commands need that must work while the rest of the file is unfinished or wrong."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="what partners call this node")
     state_dir: FilePath = Field(Path("state"), validate_default=True, description="checkpoints, history, logs")
@@ -179,17 +181,24 @@ class NodeConfig(Section):
     listen: Address = Field("0.0.0.0:7443", description="the peer port")
     advertise: Address | None = Field(None, description="where peers can dial this node; none: it only dials out")
     admin_socket: FilePath | None = Field(None, description="default: admin.sock in state_dir")
+
+    @property
+    def admin_path(self) -> Path:
+        """The admin service's Unix socket."""
+        return self.admin_socket or self.state_dir / "admin.sock"
+
+
+class NodeConfig(NodeBasics):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     model: ModelSection
     lora: LoraSection = LoraSection()
     federation: FederationSection = FederationSection()
     task: TaskSection
     data: DataSection
     training: TrainingSection = TrainingSection()
-
-    @property
-    def admin_path(self) -> Path:
-        """The admin service's Unix socket."""
-        return self.admin_socket or self.state_dir / "admin.sock"
 
     @property
     def learning_rate(self) -> float:
@@ -222,12 +231,20 @@ def load_config(path: Path) -> NodeConfig:
     return load_section(path, NodeConfig)
 
 
-def load_section(path: Path, section: type[S]) -> S:
-    """Reads any of our YAML files. Raises ConfigError with file, key path and remedy for every mistake in it."""
+def load_basics(path: Path) -> NodeBasics:
+    """Reads just who and where the node is. Raises ConfigError."""
+    return load_section(path, NodeBasics)
+
+
+def load_section(path: Path, section: type[S], remedy: str = "`conlora init DIR` writes a first configuration") -> S:
+    """Reads any of our YAML files. Raises ConfigError with file, key path and remedy for every mistake in it.
+
+    remedy: what to do where there is no such file.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `conlora init DIR` writes a first configuration") from None
+        raise ConfigError(f"{path}: no such file; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read ({error}); it has to be a readable UTF-8 text file") from error
     except yaml.YAMLError as error:

@@ -117,15 +117,16 @@ def test_init_refuses_what_does_not_fit(conlora: Conlora, tmp_path: Path, option
 
 
 def test_what_init_writes_is_valid_once_filled_in(conlora: Conlora, ready: Path) -> None:
-    code, _, err = conlora("status", "-c", ready)
-    assert code == 3  # so the configuration was read
-    assert err.startswith("conlora: no daemon runs for this configuration")
+    code, _, err = conlora("export", "out", "-c", ready)
+    assert code == 7  # so the configuration was read
+    assert "no checkpoint yet" in err
 
 
 def test_init_asks_for_what_is_missing(conlora: Conlora, mercy: Path) -> None:
-    code, _, err = conlora("status", "-c", mercy)
+    code, _, err = conlora("run", mercy)
     assert code == 2
     assert "data.csv does not exist" in err
+    assert conlora("status", "-c", mercy)[0] == 3  # asking a daemon needs its socket's place, and no more
 
 
 def test_id_prints_the_card_and_nothing_else(conlora: Conlora, mercy: Path, tmp_path: Path) -> None:

@@ -128,3 +128,13 @@ def test_recordings_come_back(tmp_path: Path) -> None:
     assert recording.schema.digest == schema.digest
     np.testing.assert_array_equal(recording.load(2)[0], [2, 2, 2, 2])
     assert json.loads((tmp_path / "recording" / "schema.json").read_text())[0]["role"] == "B"
+
+
+def test_a_history_knows_the_figures_of_a_checkpoints_round(tmp_path: Path) -> None:
+    with History(tmp_path / "history.db") as history:
+        assert history.figures_at(0) == (None, None)
+        for round_ in range(1, 8):
+            history.add_round(round_, 2 * round_, 0.1, 1 / round_, 0, [])
+        history.add_evaluation(5, 0.75, 0.5)
+        assert history.figures_at(4) == (0.25, None)
+        assert history.figures_at(6) == (1 / 6, 0.75)

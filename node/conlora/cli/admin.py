@@ -17,7 +17,6 @@ from conlora.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from conlora.config import NodeConfig
     from conlora.net.admin_client import AdminClient
     from conlora.net.status import NodeStatus, PeerStatus
 
@@ -30,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show what the node does, and its neighbours."""
-    with _client(_load(config)) as client:
+    with admin_client(config) as client:
         reply = client.status()
     if json:
         print_json(asdict(reply))
@@ -45,7 +44,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 def show_peers(config: Path | None, json: bool) -> None:
     """Show the peers and their links."""
-    with _client(_load(config)) as client:
+    with admin_client(config) as client:
         reply = client.status()
     if json:
         print_json([asdict(peer) for peer in reply.peers])
@@ -55,21 +54,21 @@ def show_peers(config: Path | None, json: bool) -> None:
 
 def pause(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Stand still after this step; links stay up."""
-    with _client(_load(config)) as client:
+    with admin_client(config) as client:
         round_ = client.pause()
     _say(json, {"state": "paused", "round": round_}, f"paused at round {round_}")
 
 
 def resume(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Go on training."""
-    with _client(_load(config)) as client:
+    with admin_client(config) as client:
         round_ = client.resume()
     _say(json, {"state": "training", "round": round_}, f"training from round {round_}")
 
 
 def checkpoint(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Write a checkpoint now."""
-    with _client(_load(config)) as client:
+    with admin_client(config) as client:
         path, round_ = client.checkpoint()
     _say(json, {"path": str(path), "round": round_}, f"checkpoint of round {round_}: {path}")
 
@@ -81,36 +80,32 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write the adapter as a PEFT directory: of now, or of the last checkpoint where no daemon runs."""
+    from conlora.config import load_config
     from conlora.daemon.export import export_last
     from conlora.errors import NodeUnreachable
 
-    node = _load(config)
     try:
-        with _client(node) as client:
+        with admin_client(config) as client:
             round_ = client.export(directory, overwrite)
     except NodeUnreachable:
-        round_ = export_last(node, directory.absolute(), overwrite)
+        round_ = export_last(load_config(config_path(config)), directory.absolute(), overwrite)
     _say(json, {"path": str(directory.absolute()), "round": round_}, f"adapter of round {round_}: {directory}")
 
 
 def stop(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Finish the step, write a checkpoint, say good-bye to the peers, and end the daemon."""
-    with _client(_load(config)) as client:
+    with admin_client(config) as client:
         path, round_ = client.stop()
     where = f"; checkpoint {path}" if path else "; nothing was trained yet, so no checkpoint"
     _say(json, {"round": round_, "checkpoint": str(path) if path else None}, f"stopped at round {round_}{where}")
 
 
-def _load(config: Path | None) -> "NodeConfig":
-    from conlora.config import load_config
-
-    return load_config(config_path(config))
-
-
-def _client(config: "NodeConfig") -> "AdminClient":
+def admin_client(config: Path | None) -> "AdminClient":
+    """Speaks to the daemon of this configuration; whatever else is wrong in the file does not matter to that."""
+    from conlora.config import load_basics
     from conlora.net.admin_client import AdminClient
 
-    return AdminClient(config.admin_path)
+    return AdminClient(load_basics(config_path(config)).admin_path)
 
 
 def _say(json: bool, body: dict[str, Any], sentence: str) -> None:

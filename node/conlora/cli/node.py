@@ -39,11 +39,11 @@ def init(
 
 def id_(config: ConfigOption = None) -> None:
     """Print this node's identity card: what a partner needs to add it."""
-    from conlora.cli.template import read_identity_part
+    from conlora.config import load_basics
     from conlora.net.identity import load_identity
 
-    part = read_identity_part(config_path(config))
-    typer.echo(load_identity(part.identity_dir).card(part.name, part.advertise), nl=False)
+    node = load_basics(config_path(config))
+    typer.echo(load_identity(node.identity_dir).card(node.name, node.advertise), nl=False)
 
 
 def check(

@@ -25,20 +25,20 @@ def add(
     config: ConfigOption = None,
 ) -> None:
     """Add a partner by its identity card. A running daemon sees it after a restart."""
-    from conlora.cli.template import read_identity_part
+    from conlora.config import load_basics
     from conlora.errors import ConfigError
     from conlora.net.identity import load_card, load_identity, load_peers
 
-    part = read_identity_part(config_path(config))
-    own_id = load_identity(part.identity_dir).node_id
+    node = load_basics(config_path(config))
+    own_id = load_identity(node.identity_dir).node_id
     peer = load_card(card)
-    target = part.peers_dir / f"{peer.name}.yaml"
+    target = node.peers_dir / f"{peer.name}.yaml"
     if target.exists():
         raise ConfigError(f"{target}: a peer of that name is there already; `conlora peers remove {peer.name}` first")
-    part.peers_dir.mkdir(parents=True, exist_ok=True)
+    node.peers_dir.mkdir(parents=True, exist_ok=True)
     target.write_text(card.read_text())
     try:
-        load_peers(part.peers_dir, own_id)
+        load_peers(node.peers_dir, own_id)
     except ConfigError:
         target.unlink()
         raise
@@ -50,12 +50,15 @@ def add(
 
 
 @app.command()
-def remove(name: str, config: ConfigOption = None) -> None:
+def remove(
+    name: Annotated[str, typer.Argument(help="The peer's name, as `conlora peers` shows it.")],
+    config: ConfigOption = None,
+) -> None:
     """Remove a partner. A running daemon sees it after a restart."""
-    from conlora.cli.template import read_identity_part
+    from conlora.config import load_basics
     from conlora.errors import ConfigError
 
-    target = read_identity_part(config_path(config)).peers_dir / f"{name}.yaml"
+    target = load_basics(config_path(config)).peers_dir / f"{name}.yaml"
     if Path(name).name != name or not target.exists():
         raise ConfigError(f"{target}: no such peer; `conlora peers` lists them")
     target.unlink()

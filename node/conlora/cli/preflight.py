@@ -55,7 +55,7 @@ def preflight(path: Path, seconds: float) -> None:
     with report.item("identity") as tell:
         identity = load_identity(config.identity_dir)
         peers = load_peers(config.peers_dir, identity.node_id)
-        tell(f"{identity.node_id}, {len(peers)} peers")
+        tell(f"{identity.node_id}, {len(peers)} peer{'' if len(peers) == 1 else 's'}")
     settings = _check_training(config, report)
     with report.item("address") as tell:
         tell(_check_address(config))
@@ -70,13 +70,11 @@ def preflight(path: Path, seconds: float) -> None:
 def _check_training(config: NodeConfig, report: Report) -> "FederationSettings | None":
     """Model, data and disk; returns the settings that peers compare, where a model could be built."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
-
     from conlora.training.data import load_data
     from conlora.training.model import build_model
+    from conlora.training.quiet import quiet_libraries
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     built: Built | None = None
     with report.item("model") as tell:
         built = build_model(config)

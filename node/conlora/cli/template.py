@@ -1,11 +1,8 @@
-"""What `conlora init` writes, and the part of a configuration that `conlora id` needs before the rest is filled in."""
+"""What `conlora init` writes."""
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import ConfigDict, Field
-
-from conlora.config import Address, FilePath, Section, load_section
+from conlora.config import load_basics
 from conlora.errors import ConfigError
 from conlora.net.identity import Identity, create_identity
 
@@ -51,23 +48,6 @@ training:
 """
 
 
-class IdentityPart(Section):
-    """The keys that `conlora init` fills in and a node's card is made from; the others may still be unfinished."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    identity_dir: Annotated[FilePath, Field(validate_default=True)] = Path("identity")
-    peers_dir: Annotated[FilePath, Field(validate_default=True)] = Path("peers")
-    listen: Address = "0.0.0.0:7443"
-    advertise: Address | None = None
-
-
-def read_identity_part(path: Path) -> IdentityPart:
-    """Reads just these keys. Raises ConfigError."""
-    return load_section(path, IdentityPart)
-
-
 def write_node(directory: Path, name: str, listen: str, advertise: str | None) -> Identity:
     """Makes a node's directory. Raises ConfigError where it holds a node already, or a value does not fit."""
     path = directory / "conlora.yaml"
@@ -82,7 +62,7 @@ def write_node(directory: Path, name: str, listen: str, advertise: str | None) -
     except OSError as error:
         raise ConfigError(f"{directory}: can't be written ({error}); choose a writable directory") from error
     try:
-        load_section(path, IdentityPart)
+        load_basics(path)
         return create_identity(directory / "identity")
     except ConfigError:
         path.unlink()

@@ -196,6 +196,7 @@ class Supervisor:
         if newest:
             self.last_checkpoint = newest
             self.progress.round, self.progress.step = newest.round, newest.step
+            self.progress.loss, self.progress.accuracy = self._history.figures_at(newest.round)
             log.info("going on from a checkpoint", path=str(newest.path), round=newest.round)
         return newest
 

@@ -141,7 +141,7 @@ def load_identity(directory: Path) -> Identity:
 
 def load_card(path: Path) -> Peer:
     """Reads and checks one identity card. Raises CardError where certificate and id don't belong together."""
-    card = load_section(path, PeerCard)
+    card = load_section(path, PeerCard, remedy="give the file that the partner has mailed")
     try:
         certificate = x509.load_pem_x509_certificate(card.certificate.encode())
     except ValueError as error:

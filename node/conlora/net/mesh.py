@@ -4,32 +4,28 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from conlora.core.federation import FederationSettings
-from conlora.errors import ConfigError, PeerError, ProtocolError, SettingsMismatch
+from conlora.errors import ConfigError, PeerError, SettingsMismatch
 from conlora.net import wire
-from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, caller_id, dialling_credentials
+from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, caller_id
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link, LinkClosed, Receiver
+from conlora.net.streams import SERVICE, AcceptedStream, FrameStream, ServicerContext, WrongCertificate, dialled_stream
 from conlora.net.wire import Frame, Goodbye, Outgoing
-from conlora.v1 import peer_pb2
 
 log = structlog.get_logger()
-ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 30.0
 # A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
 REFUSED_RETRY_SECONDS = 300.0
-LEAVING = "the node stops"
-SERVICE = peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name
 
 
 class Node(Receiver, Protocol):
@@ -119,7 +115,7 @@ class Mesh:
         self._closing = True
         for state in self.states.values():
             if state.link:
-                state.link.close(Goodbye.REASON_LEAVING, LEAVING)
+                state.link.close(Goodbye.REASON_LEAVING, wire.LEAVING)
         try:
             async with asyncio.timeout(wire.GOODBYE_SECONDS):
                 await self._until(lambda: all(state.link is None for state in self.states.values()))
@@ -140,12 +136,12 @@ class Mesh:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
             return
         if self._closing:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, LEAVING)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, wire.LEAVING)
         try:
             await asyncio.wait_for(self._ready.wait(), wire.HANDSHAKE_SECONDS / 2)
         except TimeoutError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "still loading the model")
-        await self._converse(state, _AcceptedStream(state.peer.name, context), dialled=False)
+        await self._converse(state, AcceptedStream(state.peer.name, context), dialled=False)
 
     async def _keep_dialled(self, state: PeerState) -> None:
         """Keeps a link to one peer alive for as long as the node runs."""
@@ -169,7 +165,7 @@ class Mesh:
         async with dialled_stream(self._identity, state.peer) as stream:
             await self._converse(state, stream, dialled=True)
 
-    async def _converse(self, state: PeerState, stream: "_Stream", dialled: bool) -> None:
+    async def _converse(self, state: PeerState, stream: FrameStream, dialled: bool) -> None:
         """One link from Hello to its end; whatever ended it is kept for the operator."""
         assert self._settings is not None  # _ready is set by then
         link = Link(state.peer, stream, dialled=dialled, depth=self._depth)
@@ -201,8 +197,8 @@ class Mesh:
         start of the peer's daemon always wins: the old one is a leftover.
         """
         if self._closing:
-            await link.part(wire.goodbye(Goodbye.REASON_LEAVING, LEAVING))
-            raise LinkClosed(Goodbye.REASON_LEAVING, LEAVING)
+            await link.part(wire.goodbye(Goodbye.REASON_LEAVING, wire.LEAVING))
+            raise LinkClosed(Goodbye.REASON_LEAVING, wire.LEAVING)
         current = state.link
         preferred = (self._identity.node_id < state.peer.node_id) == link.dialled
         if current is not None:
@@ -233,7 +229,7 @@ class Mesh:
 
     def _note(self, state: PeerState, sentence: str, refused: bool) -> None:
         if sentence != state.last_error:
-            log.warning("link refused" if refused else "link down", peer=state.peer.name, reason=sentence)
+            log.warning("link refused" if refused else "no link", peer=state.peer.name, reason=sentence)
         state.last_error, state.refused = sentence, refused and state.link is None
 
     async def _announce(self) -> None:
@@ -259,96 +255,3 @@ def _tell_if_failed(task: asyncio.Task[None]) -> None:
     """A dial loop ends by being cancelled only; anything else is a defect that must not pass in silence."""
     if not task.cancelled() and (error := task.exception()):
         log.error("this edge is no longer dialled, restart the node", reason=repr(error))
-
-
-class WrongCertificate(PeerError):
-    """Whoever answers at the peer's address has another certificate than the peer's card."""
-
-
-class _Stream:
-    """A gRPC stream whose errors are PeerErrors."""
-
-    def __init__(
-        self, peer_name: str, read: Callable[[], Awaitable[Any]], write: Callable[[Frame], Awaitable[Any]]
-    ) -> None:
-        self._peer_name = peer_name
-        self._read = read
-        self._write = write
-
-    async def read(self) -> Frame | None:
-        """See `link.Stream`."""
-        try:
-            message = await self._read()
-        except (grpc.RpcError, asyncio.InvalidStateError) as error:
-            raise explain(self._peer_name, error) from error
-        if not isinstance(message, bytes):
-            return None  # gRPC's mark for the end
-        try:
-            return Frame.FromString(message)
-        except DecodeError:
-            raise ProtocolError(f"{self._peer_name} sent bytes that are no frame") from None
-
-    async def write(self, frame: Frame) -> None:
-        """See `link.Stream`."""
-        try:
-            await self._write(frame)
-        except (grpc.RpcError, asyncio.InvalidStateError) as error:
-            raise explain(self._peer_name, error) from error
-
-
-class _AcceptedStream(_Stream):
-    def __init__(self, peer_name: str, context: ServicerContext) -> None:
-        super().__init__(peer_name, context.read, context.write)
-
-
-class dialled_stream:  # noqa: N801  (used as a context manager only)
-    """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it."""
-
-    def __init__(self, identity: Identity, peer: Peer) -> None:
-        credentials, options = dialling_credentials(identity, peer)
-        assert peer.address is not None
-        self._peer = peer
-        self._channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=options)
-
-    async def __aenter__(self) -> _Stream:
-        call = self._channel.stream_stream(f"/{SERVICE}/Link", request_serializer=Frame.SerializeToString)()
-        return _Stream(self._peer.name, call.read, call.write)
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._channel.close(None)
-
-
-def explain(peer_name: str, error: BaseException) -> PeerError:
-    """A sentence for what gRPC reports."""
-    details = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in details or "Peer name" in details or "peer name" in details:
-        return WrongCertificate(
-            f"whoever answers at {peer_name}'s address has another certificate than its card; ask {peer_name} for a new card"
-        )
-    if "failed to connect" in details and ("Socket closed" in details or "Connection reset" in details):
-        return PeerError(f"{peer_name} hangs up on this node; perhaps its operator still has to add this node's card")
-    if isinstance(error, grpc.aio.AioRpcError):
-        match error.code():
-            case grpc.StatusCode.PERMISSION_DENIED:
-                return PeerError(f"{peer_name} does not admit this node; its operator has to add this node's card")
-            case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return ProtocolError(f"{peer_name} sent a frame above {wire.MAX_FRAME_BYTES} bytes")
-    return PeerError(f"{peer_name} can't be reached or went away ({_brief(details)})")
-
-
-def _brief(details: str) -> str:
-    """The part of gRPC's prose that tells something."""
-    for phrase in (
-        "Connection refused",
-        "Connection reset",
-        "Name or service not known",
-        "No route to host",
-        "Socket closed",
-        "still loading the model",
-        LEAVING,
-        "Domain name not found",
-        "Connection timed out",
-    ):
-        if phrase.lower() in details.lower():
-            return phrase.lower()
-    return details[-160:] or "no reason given"

@@ -7,7 +7,7 @@ from conlora.core.federation import FederationSettings
 from conlora.errors import PeerError
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link
-from conlora.net.mesh import dialled_stream
+from conlora.net.streams import dialled_stream
 
 
 def probe(name: str, identity: Identity, peer: Peer, settings: FederationSettings, seconds: float) -> None:

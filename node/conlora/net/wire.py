@@ -1,6 +1,5 @@
 """Frames of the peer protocol: building and reading them, and the limits that hold on every link."""
 
-import time
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -19,6 +18,7 @@ HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
 HEARTBEAT_SECONDS = 2.0
 SILENCE_SECONDS = 15.0  # a link on which nothing came for so long is dead
 GOODBYE_SECONDS = 2.0
+LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,6 @@ def outgoing(round_: int, degree: int, payload: bytes) -> Outgoing:
         degree=degree,
         nbytes=len(payload),
         sha256=sha256(payload).digest(),
-        published_at=time.time(),
     )
     return Outgoing(header, payload)
 

@@ -81,6 +81,14 @@ class History:
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (round_, time.time(), accuracy, loss)
             )
 
+    def figures_at(self, round_: int) -> tuple[float | None, float | None]:
+        """The mean training loss of that round, and the accuracy of the newest evaluation up to it; None: not known."""
+        loss = self._db.execute("SELECT loss FROM rounds WHERE round = ?", (round_,)).fetchone()
+        accuracy = self._db.execute(
+            "SELECT accuracy FROM evaluations WHERE round <= ? ORDER BY round DESC LIMIT 1", (round_,)
+        ).fetchone()
+        return (loss[0] if loss else None), (accuracy[0] if accuracy else None)
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction. Raises StateError where it can't be written."""

@@ -24,6 +24,7 @@ from torch import nn
 from conlora.config import load_config
 from conlora.errors import ConfigError, ConLoRAError
 from conlora.training.model import build_model
+from conlora.training.quiet import quiet_libraries
 from conlora.training.tasks import Task
 
 FIELD_BYTES = 2**31 - 1  # csv's own limit of 128 KiB is short for documents
@@ -124,8 +125,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m conlora.training.evaluate REQUEST.json", file=sys.stderr)
         return ConfigError.exit_code
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     try:
         request = _read_request(Path(arguments[0]))
         torch.set_num_threads(request.threads)

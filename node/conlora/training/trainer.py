@@ -21,6 +21,7 @@ from conlora.training.channel import Channel
 from conlora.training.data import Data, load_data
 from conlora.training.messages import Failed, Finished, Layout, Ready, Setup
 from conlora.training.model import Built, build_model
+from conlora.training.quiet import quiet_libraries
 
 
 def main(channel_descriptor: int, memory: int) -> None:
@@ -43,7 +44,7 @@ def _run(channel: Channel, setup: Setup, memory: int) -> bool:
     config = NodeConfig.model_validate(setup.config)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    transformers.logging.set_verbosity_error()
+    quiet_libraries()
     seed = local_seed(config)
     transformers.set_seed(seed)
     built = build_model(config)

@@ -29,15 +29,13 @@ class FederationSettings(_message.Message):
     def __init__(self, federation: _Optional[str] = ..., base_model_fingerprint: _Optional[str] = ..., peft: _Optional[str] = ..., seed: _Optional[int] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., local_steps: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., schema: _Optional[str] = ...) -> None: ...
 
 class SnapshotHeader(_message.Message):
-    __slots__ = ("round", "degree", "nbytes", "sha256", "published_at")
+    __slots__ = ("round", "degree", "nbytes", "sha256")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEGREE_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
-    PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
     round: int
     degree: int
     nbytes: int
     sha256: bytes
-    published_at: float
-    def __init__(self, round: _Optional[int] = ..., degree: _Optional[int] = ..., nbytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., published_at: _Optional[float] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., degree: _Optional[int] = ..., nbytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,114 @@
+"""gRPC streams as links see them: frames in, frames out, and every error a PeerError with a sentence."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from conlora.errors import PeerError, ProtocolError
+from conlora.net import wire
+from conlora.net.credentials import dialling_credentials
+from conlora.net.identity import Identity, Peer
+from conlora.net.wire import Frame
+from conlora.v1 import peer_pb2
+
+ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+SERVICE = peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name
+
+
+class WrongCertificate(PeerError):
+    """Whoever answers at the peer's address has another certificate than the peer's card."""
+
+
+class FrameStream:
+    """Either end of a call: reads bytes, since it is ours to refuse what is no frame, and writes frames."""
+
+    def __init__(
+        self, peer_name: str, read: Callable[[], Awaitable[Any]], write: Callable[[Frame], Awaitable[Any]]
+    ) -> None:
+        self._peer_name = peer_name
+        self._read = read
+        self._write = write
+
+    async def read(self) -> Frame | None:
+        """See `link.Stream`."""
+        try:
+            message = await self._read()
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            raise explain(self._peer_name, error) from error
+        if not isinstance(message, bytes):
+            return None  # gRPC's mark for the end
+        try:
+            return Frame.FromString(message)
+        except DecodeError:
+            raise ProtocolError(f"{self._peer_name} sent bytes that are no frame") from None
+
+    async def write(self, frame: Frame) -> None:
+        """See `link.Stream`."""
+        try:
+            await self._write(frame)
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            raise explain(self._peer_name, error) from error
+
+
+class AcceptedStream(FrameStream):
+    """The accepting end."""
+
+    def __init__(self, peer_name: str, context: ServicerContext) -> None:
+        super().__init__(peer_name, context.read, context.write)
+
+
+class dialled_stream:  # noqa: N801  (used as a context manager only)
+    """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it."""
+
+    def __init__(self, identity: Identity, peer: Peer) -> None:
+        credentials, options = dialling_credentials(identity, peer)
+        assert peer.address is not None
+        self._peer = peer
+        self._channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=options)
+
+    async def __aenter__(self) -> FrameStream:
+        call = self._channel.stream_stream(f"/{SERVICE}/Link", request_serializer=Frame.SerializeToString)()
+        return FrameStream(self._peer.name, call.read, call.write)
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._channel.close(None)
+
+
+def explain(peer_name: str, error: BaseException) -> PeerError:
+    """A sentence for what gRPC reports."""
+    details = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in details or "Peer name" in details or "peer name" in details:
+        return WrongCertificate(
+            f"whoever answers at {peer_name}'s address has another certificate than its card; ask {peer_name} for a new card"
+        )
+    if "failed to connect" in details and ("Socket closed" in details or "Connection reset" in details):
+        return PeerError(f"{peer_name} hangs up on this node; perhaps its operator still has to add this node's card")
+    if isinstance(error, grpc.aio.AioRpcError):
+        match error.code():
+            case grpc.StatusCode.PERMISSION_DENIED:
+                return PeerError(f"{peer_name} does not admit this node; its operator has to add this node's card")
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return ProtocolError(f"{peer_name} sent a frame above {wire.MAX_FRAME_BYTES} bytes")
+    return PeerError(f"{peer_name} can't be reached or went away ({_brief(details)})")
+
+
+def _brief(details: str) -> str:
+    """The part of gRPC's prose that tells something."""
+    for phrase in (
+        "Connection refused",
+        "Connection reset",
+        "Name or service not known",
+        "No route to host",
+        "Socket closed",
+        "still loading the model",
+        wire.LEAVING,
+        "Domain name not found",
+        "Connection timed out",
+    ):
+        if phrase.lower() in details.lower():
+            return phrase.lower()
+    return details[-160:] or "no reason given"
