@@ -13,6 +13,7 @@ from conlora.core.federation import FederationSettings
 from conlora.errors import ConfigError
 from conlora.net import mesh as mesh_module
 from conlora.net.link import Link
+from conlora.net.streams import AcceptedStream
 from conlora.net.wire import Frame
 
 Members = Callable[[str], Member]
@@ -112,13 +113,13 @@ async def test_a_slow_receiver_gets_the_newest(
     await a.start(b.card(), depth=depth)
     await b.start(a.card(dialled=False), depth=depth)
     await until(lambda: linked(a, b), "one link")
-    reading, read = asyncio.Event(), mesh_module._AcceptedStream.read
+    reading, read = asyncio.Event(), AcceptedStream.read
 
-    async def gated(stream: mesh_module._AcceptedStream) -> Frame | None:
+    async def gated(stream: AcceptedStream) -> Frame | None:
         await reading.wait()
         return await read(stream)
 
-    monkeypatch.setattr(mesh_module._AcceptedStream, "read", gated)
+    monkeypatch.setattr(AcceptedStream, "read", gated)
     link = a.link(b)
     assert link is not None
     assert a.mesh is not None

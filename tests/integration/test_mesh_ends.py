@@ -11,6 +11,7 @@ from tests.meshes import FakeNode, Member, by_id, link_up, linked, pair, until
 from conlora.net import mesh as mesh_module
 from conlora.net import wire
 from conlora.net.link import Link
+from conlora.net.streams import FrameStream
 from conlora.net.wire import Frame
 
 Members = Callable[[str], Member]
@@ -111,13 +112,13 @@ async def test_silence_ends_the_link(member: Members, monkeypatch: pytest.Monkey
 async def test_heartbeats_keep_an_idle_link_alive(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(wire, "SILENCE_SECONDS", 1.0)
-    beats, read = [], mesh_module._Stream.read
+    beats, read = [], FrameStream.read
 
-    async def counted(stream: mesh_module._Stream) -> Frame | None:
+    async def counted(stream: FrameStream) -> Frame | None:
         beats.append(frame := await read(stream))
         return frame
 
-    monkeypatch.setattr(mesh_module._Stream, "read", counted)
+    monkeypatch.setattr(FrameStream, "read", counted)
     a, b = await pair(member)
     await until(lambda: len(beats) > 60, "1.5 s of heartbeats from either side")
     assert a.node.events == [("up", "b")]
