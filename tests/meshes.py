@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from conlora.core.federation import FederationSettings
+from conlora.errors import SketchRejected
 from conlora.net import wire
 from conlora.net.identity import Identity, Peer, create_identity
 from conlora.net.link import Link
 from conlora.net.mesh import Mesh, PeerState
-from conlora.net.wire import Outgoing, SnapshotHeader
+from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer
 from tests.daemons import free_port
 
 SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, ("a", "b"), "digest")
@@ -31,17 +32,20 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = PATIEN
 
 
 class FakeNode:
-    """What a mesh needs of a node: it records links and snapshots."""
+    """What a mesh needs of a node: it records links, snapshots and sketches."""
 
     max_snapshot_bytes = 64 << 20
+    max_sketch_bytes = 1 << 20
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
         self.snapshots: list[tuple[str, int, int, bool]] = []  # peer, round, degree, whether the payload is whole
-        self.first: list[Outgoing] = []
+        self.first: list[Transfer] = []
+        self.sketches: list[tuple[str, bytes]] = []
+        self.owed: list[Transfer] = []  # sketches for the next neighbour that has room
         self.linked = asyncio.Event()
 
-    def link_up(self, peer: Peer) -> list[Outgoing]:
+    def link_up(self, peer: Peer) -> list[Transfer]:
         """Records; returns the snapshots to begin with."""
         self.events.append(("up", peer.name))
         self.linked.set()
@@ -55,6 +59,17 @@ class FakeNode:
         """Records, and compares the digest."""
         whole = sha256(payload).digest() == header.sha256
         self.snapshots.append((peer.name, header.round, header.degree, whole))
+
+    def sketch_received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
+        """Records; what begins with a zero is refused."""
+        if payload[0] == 0:
+            raise SketchRejected("format", "begins with a zero")
+        self.sketches.append((peer.name, bytes(payload)))
+
+    def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[Transfer]:
+        """Everything that is owed."""
+        owed, self.owed = self.owed, []
+        return owed
 
 
 class Member:
@@ -99,7 +114,7 @@ class Member:
         return self.state(other).link
 
 
-def snapshot(round_: int, nbytes: int = 1000, degree: int = 1) -> Outgoing:
+def snapshot(round_: int, nbytes: int = 1000, degree: int = 1) -> Transfer:
     """A payload of pseudo-random bytes."""
     return wire.outgoing(round_, degree, (sha256(str(round_).encode()).digest() * (nbytes // 32 + 1))[:nbytes])
 

@@ -1,6 +1,7 @@
 """One node's configuration: a YAML file, validated; every mistake is a sentence with file, key and remedy."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -74,7 +75,7 @@ class ModelSection(Section):
         if isinstance(base, str) and info.context:
             path = _resolved(info.context["directory"], base)
             if path.is_dir():
-                return {**data, "base": str(path)}
+                return {**data, "base": os.path.normpath(path)}
             if base.startswith((".", "/", "~")) or base.count("/") > 1:
                 raise ValueError(f"base: the folder {path} does not exist; give the base model's folder or a hub id")
         return data
@@ -169,6 +170,13 @@ class TrainingSection(Section):
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
 
+class ObservingSection(Section):
+    """What others may see of this node's consensus error."""
+
+    sketched: bool = Field(True, description="let the federation know sketches of this node's adapter: no weights")
+    metrics: Address | None = Field(None, description="host:port for Prometheus; none: no metrics")
+
+
 class NodeBasics(Section):
     """Who and where a node is: what commands need that must work while the rest of the file is unfinished or wrong."""
 
@@ -199,6 +207,7 @@ class NodeConfig(NodeBasics):
     task: TaskSection
     data: DataSection
     training: TrainingSection = TrainingSection()
+    observing: ObservingSection = ObservingSection()
 
     @property
     def learning_rate(self) -> float:
@@ -275,7 +284,7 @@ def _sentence(path: Path, section: type[BaseModel], item: Any) -> str:
             return f"{path}: {key}: missing; add this key"
         case "value_error":
             return f"{path}: {key}: {item['ctx']['error']}"
-        case "string_pattern_mismatch" if key in ("listen", "advertise", "address"):
+        case "string_pattern_mismatch" if key in ("listen", "advertise", "address", "observing.metrics"):
             return f"{path}: {key}: {item['input']!r} is not an address; write host:port, such as 0.0.0.0:7443"
         case _:
             return f"{path}: {key}: {item['msg']}, got {item['input']!r}; correct the value"

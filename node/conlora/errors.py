@@ -11,7 +11,9 @@ ConLoRAError                 1   something failed that is nobody's mistake
 └── PeerError                -   about one peer; never ends the node
     ├── ProtocolError        -   the peer's frames break the protocol
     ├── SettingsMismatch     -   the peer belongs to another federation, or to this one with other settings
-    └── SnapshotRejected     -   a peer's snapshot is malformed
+    └── Rejected             -   what a peer sent can't be used
+        ├── SnapshotRejected -   a snapshot is malformed
+        └── SketchRejected   -   a sketch is malformed, or not signed by its owner
 
 A message is one sentence or two: what is wrong, where, and what to do.
 """
@@ -75,9 +77,17 @@ class SettingsMismatch(PeerError):
     """A peer's federation settings differ from ours."""
 
 
-class SnapshotRejected(PeerError):
-    """A peer's snapshot is malformed; `reason` is its short name for metrics and tests."""
+class Rejected(PeerError):
+    """What a peer sent can't be used; `reason` is its short name for metrics and tests."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+
+
+class SnapshotRejected(Rejected):
+    """A peer's snapshot is malformed."""
+
+
+class SketchRejected(Rejected):
+    """A sketch that a peer has passed on is malformed, or not signed by its owner."""

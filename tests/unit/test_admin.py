@@ -188,7 +188,7 @@ async def test_reflection_lists_and_describes_the_service(service: AdminService,
     services, methods = await asyncio.to_thread(describe)
     assert "conlora.v1.Admin" in services
     assert "conlora.v1.Peer" not in services
-    assert methods == ["Status", "Pause", "Resume", "Checkpoint", "Export", "Stop"]
+    assert methods == ["Status", "Consensus", "History", "Pause", "Resume", "Checkpoint", "Export", "Stop"]
 
 
 async def test_a_path_that_is_too_long(node: FakeNode, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conlora.core.consensus import EdgeError
 from conlora.core.schema import Role, Schema, TensorSpec
 from conlora.errors import StateError
 from conlora.store.checkpoints import ADAPTER_FILES, CheckpointStore, export_adapter, read_checkpoint
@@ -102,9 +103,10 @@ def test_export_replaces_only_an_earlier_export(store: CheckpointStore, tmp_path
 
 def test_history_keeps_rounds_edges_and_evaluations(tmp_path: Path) -> None:
     with History(tmp_path / "history.db") as history:
-        history.add_round(1, 4, 0.5, 0.7, 1, [EdgeRecord("peer", 1, 0.5, 0.25)])
+        history.add_round(1, 4, 0.5, 0.7, 1, [EdgeRecord("peer", 1, 0.5, EdgeError(0.25, 0.0, 0.1))])
         history.add_round(2, 8, 0.5, None, 1, [])
-        history.add_round(1, 4, 0.6, 0.6, 1, [EdgeRecord("peer", 2, 0.5, 0.125)])  # done again after a restart
+        again = EdgeRecord("peer", 2, 0.5, EdgeError(0.125, 0.0, 0.1))  # done again after a restart
+        history.add_round(1, 4, 0.6, 0.6, 1, [again])
         history.add_evaluation(2, 0.9, 0.3)
     with History(tmp_path / "history.db") as history:
         assert [(r["round"], r["loss"]) for r in history.rows("rounds")] == [(1, 0.6), (2, None)]

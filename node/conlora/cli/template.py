@@ -44,6 +44,10 @@ training:
   evaluate_every: 5         # rounds
   checkpoint_every: 5       # rounds
 
+observing:
+  sketched: true            # the whole federation sees how far this node is from agreement, from sketches of its adapter
+  # metrics: 127.0.0.1:9464 # for Prometheus
+
 # Partners: put each one's identity card into peers/ with `conlora peers add CARD`.
 """
 

@@ -1,6 +1,8 @@
 """The settings that all nodes of a federation share, and the differences between two nodes' settings."""
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 
 
@@ -20,6 +22,11 @@ class FederationSettings:
     local_steps: int
     labels: tuple[str, ...]
     schema: str
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256: equal for the nodes of one federation, and for no others."""
+        return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).digest()
 
     def differences(self, theirs: "FederationSettings") -> list[str]:
         """A phrase for each field that differs, `rule: ours is freeze-a, theirs lora`; empty when all agree."""

@@ -1,6 +1,7 @@
 """Named topologies, their Metropolis mixing matrices and what the matrices' spectra predict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -83,8 +84,18 @@ def graph_of(edges: Sequence[Edge], n: int) -> "nx.Graph[int]":
     return graph
 
 
-def metropolis_matrix(graph: "nx.Graph[int]") -> NDArray[np.float64]:
+def from_neighbours(neighbours: Mapping[str, Sequence[str]]) -> "nx.Graph[str]":
+    """The graph of the given nodes, each of which names its neighbours; an edge counts when either of its ends names it."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(neighbours)
+    for node, others in neighbours.items():
+        graph.add_edges_from((node, other) for other in others if other in neighbours and other != node)
+    return graph
+
+
+def metropolis_matrix(graph: "nx.Graph[Any]") -> NDArray[np.float64]:
     """The mixing matrix W, shape (n, n), symmetric with rows that sum to 1 (Xiao & Boyd 2004, eq. 19)."""
+    graph = nx.convert_node_labels_to_integers(graph)
     n = graph.number_of_nodes()
     w = np.zeros((n, n))
     for i, j in graph.edges:
@@ -92,7 +103,7 @@ def metropolis_matrix(graph: "nx.Graph[int]") -> NDArray[np.float64]:
     return w + np.diag(1 - w.sum(axis=1))
 
 
-def spectrum(graph: "nx.Graph[int]") -> tuple[float, float]:
+def spectrum(graph: "nx.Graph[Any]") -> tuple[float, float]:
     """`(rho, s)`: the second largest eigenvalue modulus of W, and `s = sqrt(mean_{k>=2} l_k^2 / (1 - l_k^2))` (DESIGN 2.9).
 
     Both are infinite-horizon figures of a connected graph; for a disconnected one rho is 1 and s is infinite.

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import structlog
 
 from conlora.core.codec import decode, encode, max_encoded_bytes
+from conlora.core.consensus import EdgeError, total
 from conlora.core.gossip import Contribution, Gossip, Mode, Plan, Snapshot
 from conlora.core.schema import Schema
+from conlora.daemon.observatory import Observatory
 from conlora.errors import SnapshotRejected, TrainingFailed
 from conlora.net.identity import Peer
-from conlora.net.wire import Outgoing, SnapshotHeader, outgoing
+from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer, outgoing
 from conlora.training.arena import Arena, arena_bytes, create_memory
 
 log = structlog.get_logger()
@@ -24,17 +26,19 @@ MAILBOX_DEPTH = {Mode.ASYNC: 1, Mode.SYNC: 2}
 
 @dataclass(frozen=True, slots=True)
 class EdgeFigures:
-    """One neighbour's part in the last mix."""
+    """One neighbour's part in the last mix: its errors before the mix, module by module and together."""
 
     contribution: Contribution
-    error: float
+    error: EdgeError
+    layers: list[EdgeError]
 
 
 class Exchange:
     """One node's snapshots, out and in. Implements what links need of a node (`net.mesh.Node`)."""
 
-    def __init__(self, mode: Mode, peers: list[Peer], deadline_seconds: float) -> None:
-        """deadline_seconds: lockstep's longest wait for a neighbour's snapshot."""
+    def __init__(self, mode: Mode, peers: list[Peer], deadline_seconds: float, observatory: Observatory) -> None:
+        """deadline_seconds: lockstep's longest wait for a neighbour's snapshot. observatory: where sketches go."""
+        self._observatory = observatory
         self.memory = create_memory()
         self.last_mix: dict[str, EdgeFigures] = {}
         self._gossip = Gossip(mode, [peer.node_id for peer in peers])
@@ -43,17 +47,17 @@ class Exchange:
         self._deadline = deadline_seconds
         self._schema: Schema | None = None
         self._arena: Arena | None = None
-        self._recent: deque[Outgoing] = deque(maxlen=MAILBOX_DEPTH[mode])
+        self._recent: deque[Transfer] = deque(maxlen=MAILBOX_DEPTH[mode])
         self._received_at: dict[str, float] = {}
         self._arrived = asyncio.Event()
         self._interrupted = False
         self._plan: Plan | None = None
 
-    def open(self, schema: Schema, rounds_mixed: int) -> None:
+    def open(self, schema: Schema, sketch_size: int, rounds_mixed: int) -> None:
         """Gives the arena its size; `rounds_mixed` is where the trainer goes on from."""
         if self._schema is None:
-            os.ftruncate(self.memory, arena_bytes(schema.size, len(self._index)))
-            self._arena = Arena(self.memory, schema.size, len(self._index))
+            os.ftruncate(self.memory, arena_bytes(schema.size, len(self._index), sketch_size))
+            self._arena = Arena(self.memory, schema.size, len(self._index), sketch_size)
             self._schema = schema
         self._gossip.release()
         self._gossip.published(rounds_mixed)
@@ -69,7 +73,7 @@ class Exchange:
         """Edges that count for this node's weights."""
         return self._gossip.degree
 
-    def publish(self, round_: int) -> Outgoing:
+    def publish(self, round_: int) -> Transfer:
         """Encodes what the trainer has published and returns it for the links."""
         assert self._schema is not None
         snapshot = outgoing(round_, self._gossip.degree, encode(self._schema, self.arena.published))
@@ -99,11 +103,13 @@ class Exchange:
         """A peer's index in the arena."""
         return self._index[peer]
 
-    def mixed(self, errors: list[float]) -> list[EdgeFigures]:
-        """The trainer has read the planned slots, with these edge errors; returns the figures of this mix."""
+    def mixed(self, errors: list[list[EdgeError]]) -> list[EdgeFigures]:
+        """The trainer has read the planned slots, with these errors of each edge's modules; returns the figures."""
         assert self._plan is not None
-        figures = [EdgeFigures(c, e) for c, e in zip(self._plan.contributions, errors, strict=True)]
+        edges = zip(self._plan.contributions, errors, strict=True)
+        figures = [EdgeFigures(contribution, total(layers), layers) for contribution, layers in edges]
         self.last_mix = {f.contribution.peer: f for f in figures}
+        self._observatory.mixed(self._plan.round, self._gossip.live, self.arena.sketch_before, self.arena.sketch_after)
         self._gossip.release()
         return figures
 
@@ -138,11 +144,26 @@ class Exchange:
         self._received_at[peer.node_id] = time.monotonic()
         self._arrived.set()
 
-    def link_up(self, peer: Peer) -> list[Outgoing]:
+    @property
+    def max_sketch_bytes(self) -> int:
+        """See `net.link.Receiver`."""
+        return self._observatory.max_sketch_bytes
+
+    def sketch_received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
+        """See `net.link.Receiver`."""
+        self._observatory.received(peer, header, payload)
+
+    def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[Transfer]:
+        """See `net.link.Receiver`."""
+        return self._observatory.sketches_for(peer, snapshot_bytes)
+
+    def link_up(self, peer: Peer) -> list[Transfer]:
         """See `net.mesh.Node`."""
+        self._observatory.link_up(peer)
         self._gossip.link_up(peer.node_id)
         return list(self._recent)
 
     def link_down(self, peer: Peer) -> None:
         """See `net.mesh.Node`."""
+        self._observatory.link_down(peer)
         self._gossip.link_down(peer.node_id)

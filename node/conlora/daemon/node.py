@@ -13,14 +13,18 @@ import structlog
 
 from conlora import __version__
 from conlora.config import NodeConfig
+from conlora.core.consensus import amplification
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import export
+from conlora.daemon.metrics import metrics_endpoint
+from conlora.daemon.observatory import Observatory
+from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
 from conlora.errors import StateError
 from conlora.net.admin import AdminService
 from conlora.net.identity import load_identity, load_peers
 from conlora.net.mesh import Mesh, PeerState
-from conlora.net.status import NodeStatus, PeerStatus
+from conlora.net.status import ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
 from conlora.store.history import History
 
 log = structlog.get_logger()
@@ -48,12 +52,15 @@ class Node:
         self._identity = load_identity(config.identity_dir)
         peers = load_peers(config.peers_dir, self._identity.node_id)
         mode = config.federation.mode
-        self._exchange = Exchange(mode, peers, config.federation.sync_deadline_seconds)
+        self._history = history
+        self._observatory = Observatory(self._identity, config.name, peers, config.observing.sketched)
+        self._exchange = Exchange(mode, peers, config.federation.sync_deadline_seconds, self._observatory)
         self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode])
         self._supervisor = Supervisor(
             config,
             [peer.node_id for peer in peers],
             self._exchange,
+            self._observatory,
             history,
             paused=paused,
             on_ready=self._mesh.begin,
@@ -70,17 +77,21 @@ class Node:
             asyncio.get_running_loop().add_signal_handler(number, self._begin_stop)
         await self._admin.start()
         try:
-            await self._mesh.listen(self._config.listen)
-            log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
-            try:
-                await self._supervisor.run()
-            finally:
-                self._trained.set()
-            await self._stop.wait()
+            with metrics_endpoint(self._config.observing.metrics, self):
+                await self._serve()
         finally:
             await self._mesh.close()
             await self._admin.close()
         log.info("node down", round=self._supervisor.progress.round)
+
+    async def _serve(self) -> None:
+        await self._mesh.listen(self._config.listen)
+        log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
+        try:
+            await self._supervisor.run()
+        finally:
+            self._trained.set()
+        await self._stop.wait()
 
     def _begin_stop(self) -> None:
         self._stop.set()
@@ -89,7 +100,7 @@ class Node:
     def status(self) -> NodeStatus:
         """See `net.admin.Operations`."""
         progress, federation = self._supervisor.progress, self._config.federation
-        errors = [figures.error for figures in self._exchange.last_mix.values()]
+        errors = [figures.error.product for figures in self._exchange.last_mix.values()]
         return NodeStatus(
             name=self._config.name,
             node_id=self._identity.node_id,
@@ -121,16 +132,53 @@ class Node:
             link=state.word,
             last_error=state.last_error,
             retry_in_seconds=max(0.0, state.retry_at - time.monotonic()) if state.retry_at else 0.0,
-            bytes_sent=state.bytes_sent + (link.bytes_sent if link else 0),
-            bytes_received=state.bytes_received + (link.bytes_received if link else 0),
-            snapshots_rejected=state.rejected + (link.rejected if link else 0),
+            bytes_sent=state.count("bytes_sent"),
+            bytes_received=state.count("bytes_received"),
+            snapshots_rejected=state.count("rejected"),
+            sketches_rejected=state.count("sketches_rejected"),
+            sketch_bytes_sent=state.count("sketch_bytes_sent"),
         )
         if newest := self._exchange.newest(peer.node_id):
             snapshot, status.snapshot_age_seconds = newest
             status.snapshot_round = snapshot.round
         if link and (figures := self._exchange.last_mix.get(peer.node_id)):
-            status.weight, status.edge_error = figures.contribution.weight, figures.error
+            status.weight, status.edge_error = figures.contribution.weight, figures.error.product
         return status
+
+    def consensus(self) -> ConsensusView:
+        """See `net.admin.Operations`."""
+        mixes = self._exchange.last_mix.values()
+        picture = self._observatory.picture()
+        return ConsensusView(
+            name=self._config.name,
+            node_id=self._identity.node_id,
+            rule=self._config.federation.rule,
+            round=self._supervisor.progress.round,
+            sketched=self._config.observing.sketched,
+            modules=picture.modules,
+            edges=[
+                EdgeConsensus(
+                    name=self._mesh.states[mix.contribution.peer].peer.name,
+                    node_id=mix.contribution.peer,
+                    snapshot_round=mix.contribution.round,
+                    weight=mix.contribution.weight,
+                    error=mix.error,
+                    layers=mix.layers,
+                )
+                for mix in mixes
+            ],
+            amplification=amplification(mix.error for mix in mixes) if mixes else None,
+            before=picture.before,
+            after=picture.after,
+            nodes=picture.nodes,
+            graph=picture.graph,
+            rho=picture.rho,
+            s=picture.s,
+        )
+
+    def history(self, after_round: int) -> list[RoundRecord]:
+        """See `net.admin.Operations`."""
+        return round_records(self._history, after_round)
 
     async def pause(self) -> int:
         """See `net.admin.Operations`."""

@@ -8,12 +8,15 @@ from enum import StrEnum
 import structlog
 
 from conlora.config import NodeConfig
+from conlora.core.consensus import EdgeError
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Schema, Vector
 from conlora.core.seeding import initial_vector
+from conlora.core.sketch import SketchLayout
 from conlora.daemon.exchange import EdgeFigures, Exchange
+from conlora.daemon.observatory import Observatory
 from conlora.errors import ConfigError, Refused, StateError, TrainingFailed
-from conlora.net.wire import Outgoing
+from conlora.net.wire import Transfer
 from conlora.store.checkpoints import Checkpoint, CheckpointStore
 from conlora.store.history import EdgeRecord, History
 from conlora.store.recording import Recorder
@@ -59,11 +62,12 @@ class Supervisor:
         config: NodeConfig,
         peer_ids: list[str],
         exchange: Exchange,
+        observatory: Observatory,
         history: History,
         *,
         paused: bool,
         on_ready: Callable[[FederationSettings], None],
-        on_publish: Callable[[Outgoing], None],
+        on_publish: Callable[[Transfer], None],
     ) -> None:
         """on_ready: called with the settings that peers compare. on_publish: called with each snapshot for the links."""
         self.progress = Progress()
@@ -72,6 +76,7 @@ class Supervisor:
         self._config = config
         self._peer_ids = peer_ids
         self._exchange = exchange
+        self._observatory = observatory
         self._history = history
         self._on_ready = on_ready
         self._on_publish = on_publish
@@ -212,7 +217,8 @@ class Supervisor:
                 self._answering = asyncio.create_task(self._answer(message.round))
                 self._answering.add_done_callback(self._answered)
             case messages.Mixed():
-                self._figures = self._exchange.mixed(message.errors)
+                errors = [[EdgeError(*norms) for norms in edge] for edge in message.errors]
+                self._figures = self._exchange.mixed(errors)
                 self.progress.round = message.round
                 if self._recorder and self._published is not None:
                     self._recorder.add(message.round, self._published, self._exchange.arena.mixed)
@@ -245,14 +251,17 @@ class Supervisor:
                 f"start anew with another state_dir"
             )
         self._shared_digest = shared.digest
-        self._exchange.open(shared, self.progress.round)
+        layout = SketchLayout.of(schema, shared)
+        settings = config.settings(ready.fingerprint, ready.peft, shared)
+        self._exchange.open(shared, layout.size, self.progress.round)
+        self._observatory.open(settings, layout)
         if config.training.record_vectors and self._recorder is None:
             full = schema.views(initial_vector(schema, config.federation.seed))
             exchanged = {spec.name for spec in shared.tensors}
             frozen = {name: view for name, view in full.items() if name not in exchanged}
             self._recorder = Recorder(config.state_dir / "recording", shared, frozen)
         self._trainer.send(messages.Layout())
-        self._on_ready(config.settings(ready.fingerprint, ready.peft, shared))
+        self._on_ready(settings)
         if not self._paused:
             await self._set_state(State.TRAINING)
 
@@ -279,6 +288,9 @@ class Supervisor:
             EdgeRecord(f.contribution.peer, f.contribution.round, f.contribution.weight, f.error) for f in self._figures
         ]
         self._history.add_round(done.round, done.step, done.seconds, done.loss, self._exchange.degree, edges)
+        if estimates := self._observatory.estimates():
+            before, after, nodes = estimates
+            self._history.add_federation(done.round, nodes, before.figures, after.figures)
         log.info("round", round=done.round, loss=done.loss, neighbours=len(edges), seconds=round(done.seconds, 3))
 
     async def _seal(self, saved: messages.Saved) -> None:
@@ -309,6 +321,7 @@ class Supervisor:
         if self._stopping.is_set():
             state = State.STOPPING
         self.progress.state, self.progress.message = state, message
+        self._observatory.idle = state is not State.TRAINING
         async with self._changed:
             self._changed.notify_all()
 

@@ -11,7 +11,8 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from conlora.errors import ConfigError, ConLoRAError
-from conlora.net.status import NodeStatus, to_message
+from conlora.net.conversion import to_message
+from conlora.net.status import ConsensusView, NodeStatus, RoundRecord
 from conlora.v1 import admin_pb2 as pb
 from conlora.v1 import admin_pb2_grpc
 
@@ -26,6 +27,14 @@ class Operations(Protocol):
 
     def status(self) -> NodeStatus:
         """The node as it is now."""
+        ...
+
+    def consensus(self) -> ConsensusView:
+        """Edge errors of the last mix, and the federation as this node sees it."""
+        ...
+
+    def history(self, after_round: int) -> list[RoundRecord]:
+        """All later rounds."""
         ...
 
     async def pause(self) -> int:
@@ -105,7 +114,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
         """See admin.proto."""
-        return to_message(self._node.status())
+        return to_message(self._node.status(), pb.StatusReply())
+
+    async def Consensus(self, request: pb.ConsensusRequest, context: Any) -> pb.ConsensusReply:
+        """See admin.proto."""
+        return to_message(self._node.consensus(), pb.ConsensusReply())
+
+    async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryReply:
+        """See admin.proto."""
+        records = self._node.history(request.after_round)
+        return pb.HistoryReply(rounds=[to_message(record, pb.RoundRecord()) for record in records])
 
     async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseReply:
         """See admin.proto."""

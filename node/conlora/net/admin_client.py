@@ -6,12 +6,15 @@ from typing import Any, Self
 import grpc
 
 from conlora.errors import NodeUnreachable, Refused
-from conlora.net.status import NodeStatus, from_message
+from conlora.net.conversion import from_message
+from conlora.net.status import ConsensusView, NodeStatus, RoundRecord
 from conlora.v1 import admin_pb2 as pb
 from conlora.v1 import admin_pb2_grpc
 
 QUICK_SECONDS = 5.0  # answered from memory
 SLOW_SECONDS = 120.0  # waits for a step and a checkpoint
+# A long history is larger than the 4 MB that gRPC takes by default; the socket's other end is one's own node.
+OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 256 * 1024 * 1024)]
 
 
 class AdminClient:
@@ -19,7 +22,7 @@ class AdminClient:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self._channel = grpc.insecure_channel(f"unix:{socket}", options=[("grpc.use_local_subchannel_pool", 1)])
+        self._channel = grpc.insecure_channel(f"unix:{socket}", options=OPTIONS)
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -30,7 +33,16 @@ class AdminClient:
 
     def status(self) -> NodeStatus:
         """The node as it is now."""
-        return from_message(self._call(self._stub.Status, pb.StatusRequest(), QUICK_SECONDS))
+        return from_message(self._call(self._stub.Status, pb.StatusRequest(), QUICK_SECONDS), NodeStatus)
+
+    def consensus(self) -> ConsensusView:
+        """Edge errors of the last mix, and the federation as the node sees it."""
+        return from_message(self._call(self._stub.Consensus, pb.ConsensusRequest(), QUICK_SECONDS), ConsensusView)
+
+    def history(self, after_round: int = 0) -> list[RoundRecord]:
+        """Figures of all rounds after the given one."""
+        reply = self._call(self._stub.History, pb.HistoryRequest(after_round=after_round), QUICK_SECONDS)
+        return [from_message(record, RoundRecord) for record in reply.rounds]
 
     def pause(self) -> int:
         """Waits until the trainer stands still; returns the round."""

@@ -24,10 +24,11 @@ KEY_FILE, CERTIFICATE_FILE = "node.key", "node.crt"
 
 def node_id_of(certificate: x509.Certificate) -> str:
     """SHA-256 of the certificate's public key, in base32 groups of seven: long enough to pin, short enough to read out."""
-    return _key_id(certificate.public_key())
+    return key_id(certificate.public_key())
 
 
-def _key_id(key: CertificatePublicKeyTypes) -> str:
+def key_id(key: CertificatePublicKeyTypes) -> str:
+    """The node id of a public key."""
     public = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     text = base64.b32encode(hashlib.sha256(public).digest()).decode().rstrip("=")
     return "-".join(text[i : i + 7] for i in range(0, len(text), 7))
@@ -100,7 +101,7 @@ def create_identity(directory: Path) -> Identity:
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    label = tls_name(_key_id(key.public_key()))
+    label = tls_name(key_id(key.public_key()))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label)])
     now = datetime.datetime.now(datetime.UTC)
     return (

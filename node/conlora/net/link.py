@@ -4,13 +4,13 @@ import asyncio
 from collections import deque
 from typing import NoReturn, Protocol
 
-from conlora.core.codec import CHUNK_BYTES, chunks
+from conlora.core.codec import CHUNK_BYTES
 from conlora.core.federation import FederationSettings
-from conlora.errors import PeerError, ProtocolError, SettingsMismatch, SnapshotRejected
+from conlora.errors import PeerError, ProtocolError, SettingsMismatch, SketchRejected, SnapshotRejected
 from conlora.net import wire
 from conlora.net.identity import Peer
-from conlora.net.wire import Frame, Goodbye, Outgoing
-from conlora.v1 import adapter_pb2, peer_pb2
+from conlora.net.wire import Frame, Goodbye, SketchHeader, SnapshotHeader, Transfer
+from conlora.v1 import peer_pb2
 
 
 class Stream(Protocol):
@@ -33,8 +33,21 @@ class Receiver(Protocol):
         """Larger snapshots are refused before memory is taken for them."""
         ...
 
-    def snapshot_received(self, peer: Peer, header: adapter_pb2.SnapshotHeader, payload: bytearray) -> None:
+    @property
+    def max_sketch_bytes(self) -> int:
+        """Larger sketches are refused likewise."""
+        ...
+
+    def snapshot_received(self, peer: Peer, header: SnapshotHeader, payload: bytearray) -> None:
         """Checks and keeps a snapshot. Raises SnapshotRejected."""
+        ...
+
+    def sketch_received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
+        """Checks and keeps a sketch. Raises SketchRejected."""
+        ...
+
+    def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[Transfer]:
+        """Sketches to send to the peer after a snapshot of that size, or (None) with a heartbeat."""
         ...
 
 
@@ -53,11 +66,11 @@ class Mailbox:
     """
 
     def __init__(self, depth: int) -> None:
-        self._waiting: deque[Outgoing] = deque(maxlen=depth)
+        self._waiting: deque[Transfer] = deque(maxlen=depth)
         self._changed = asyncio.Event()
         self._goodbye: Frame | None = None
 
-    def put(self, snapshot: Outgoing) -> None:
+    def put(self, snapshot: Transfer) -> None:
         """Offers a snapshot."""
         self._waiting.append(snapshot)
         self._changed.set()
@@ -67,7 +80,7 @@ class Mailbox:
         self._goodbye = goodbye
         self._changed.set()
 
-    async def next(self, patience: float) -> Outgoing | Frame | None:
+    async def next(self, patience: float) -> Transfer | Frame | None:
         """A snapshot, or the goodbye frame, or None when nothing came within `patience` seconds."""
         try:
             await asyncio.wait_for(self._changed.wait(), patience)
@@ -90,7 +103,9 @@ class Link:
         self.instance = b""
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.sketch_bytes_sent = 0  # part of bytes_sent
         self.rejected = 0
+        self.sketches_rejected = 0
         self.last_rejection = ""
         self._stream = stream
         self._mailbox = Mailbox(depth)
@@ -111,7 +126,7 @@ class Link:
         self.instance = theirs.instance
         return theirs.probe
 
-    def offer(self, snapshot: Outgoing) -> None:
+    def offer(self, snapshot: Transfer) -> None:
         """Gives the link a snapshot to send when it can."""
         self._mailbox.put(snapshot)
 
@@ -121,7 +136,7 @@ class Link:
 
     async def run(self, receiver: Receiver) -> None:
         """Sends and receives until the link ends, always by raising: LinkClosed or another PeerError."""
-        sending = asyncio.ensure_future(self._send())
+        sending = asyncio.ensure_future(self._send(receiver))
         receiving = asyncio.ensure_future(self._receive(receiver))
         try:
             await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,22 +169,27 @@ class Link:
         except (TimeoutError, PeerError):
             return  # it was a courtesy: the other side finds the end of the stream instead
 
-    async def _send(self) -> NoReturn:
+    async def _send(self, receiver: Receiver) -> NoReturn:
         while True:
             item = await self._mailbox.next(wire.HEARTBEAT_SECONDS)
-            if item is None:
-                await self._write(wire.heartbeat())
-            elif isinstance(item, Frame):
+            if isinstance(item, Frame):
                 await self._say(item)
                 raise LinkClosed(item.goodbye.reason, item.goodbye.detail or "this node closed the link")
+            if item is None:
+                await self._write(wire.heartbeat())
             else:
-                await self._write(Frame(snapshot=item.header))
-                for chunk in chunks(item.payload):
-                    await self._write(Frame(chunk=chunk))
-                    self.bytes_sent += len(chunk)
+                await self._transfer(item)
+            for sketch in receiver.sketches_for(self.peer, len(item.payload) if item else None):
+                await self._transfer(sketch)
+                self.sketch_bytes_sent += len(sketch.payload)
+
+    async def _transfer(self, item: Transfer) -> None:
+        for frame in item.frames():
+            await self._write(frame)
+            self.bytes_sent += len(frame.chunk)
 
     async def _receive(self, receiver: Receiver) -> NoReturn:
-        header: adapter_pb2.SnapshotHeader | None = None
+        header: SnapshotHeader | SketchHeader | None = None
         payload = bytearray()
         while True:
             frame = await self._next_frame()
@@ -178,7 +198,11 @@ class Link:
                     continue
                 case "snapshot" if header is None:
                     header, payload = frame.snapshot, bytearray()
-                    self._check_announced(header, receiver.max_snapshot_bytes)
+                    self._check_announced("snapshot", header.nbytes, receiver.max_snapshot_bytes)
+                    self._check_round(header.round)
+                case "sketch" if header is None:
+                    header, payload = frame.sketch, bytearray()
+                    self._check_announced("sketch", header.nbytes, receiver.max_sketch_bytes)
                 case "chunk" if header is not None:
                     payload += self._checked(frame.chunk, header.nbytes - len(payload))
                     if len(payload) == header.nbytes:
@@ -187,15 +211,15 @@ class Link:
                 case kind:
                     raise ProtocolError(f"{self.peer.name} sent {kind or 'an empty frame'} where it has no place")
 
-    def _check_announced(self, header: adapter_pb2.SnapshotHeader, limit: int) -> None:
-        if not 0 < header.nbytes <= limit:
+    def _check_announced(self, kind: str, nbytes: int, limit: int) -> None:
+        if not 0 < nbytes <= limit:
             raise ProtocolError(
-                f"{self.peer.name} announced a snapshot of {header.nbytes} bytes, at most {limit} fit the schema"
+                f"{self.peer.name} announced a {kind} of {nbytes} bytes, at most {limit} fit the schema"
             )
-        if header.round > wire.MAX_ROUND:
-            raise ProtocolError(
-                f"{self.peer.name} announced a snapshot of round {header.round}, which nobody can reach"
-            )
+
+    def _check_round(self, round_: int) -> None:
+        if round_ > wire.MAX_ROUND:
+            raise ProtocolError(f"{self.peer.name} announced a snapshot of round {round_}, which nobody can reach")
 
     def _checked(self, chunk: bytes, missing: int) -> bytes:
         if not 0 < len(chunk) <= min(CHUNK_BYTES, missing):
@@ -203,12 +227,18 @@ class Link:
         self.bytes_received += len(chunk)
         return chunk
 
-    def _deliver(self, receiver: Receiver, header: adapter_pb2.SnapshotHeader, payload: bytearray) -> None:
-        """A snapshot that is refused costs its sender a count; the link goes on."""
+    def _deliver(self, receiver: Receiver, header: SnapshotHeader | SketchHeader, payload: bytearray) -> None:
+        """What is refused costs its sender a count; the link goes on."""
         try:
-            receiver.snapshot_received(self.peer, header, payload)
+            if isinstance(header, SnapshotHeader):
+                receiver.snapshot_received(self.peer, header, payload)
+            else:
+                receiver.sketch_received(self.peer, header, payload)
         except SnapshotRejected as rejection:
             self.rejected += 1
+            self.last_rejection = str(rejection)
+        except SketchRejected as rejection:
+            self.sketches_rejected += 1
             self.last_rejection = str(rejection)
 
     async def _next_hello(self) -> peer_pb2.Hello:

@@ -18,7 +18,7 @@ from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, call
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link, LinkClosed, Receiver
 from conlora.net.streams import SERVICE, AcceptedStream, FrameStream, ServicerContext, WrongCertificate, dialled_stream
-from conlora.net.wire import Frame, Goodbye, Outgoing
+from conlora.net.wire import Frame, Goodbye, Transfer
 
 log = structlog.get_logger()
 
@@ -26,12 +26,13 @@ FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 30.0
 # A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
 REFUSED_RETRY_SECONDS = 300.0
+COUNTS = ("bytes_sent", "bytes_received", "sketch_bytes_sent", "rejected", "sketches_rejected")
 
 
 class Node(Receiver, Protocol):
     """What the mesh needs of the node it belongs to."""
 
-    def link_up(self, peer: Peer) -> list[Outgoing]:
+    def link_up(self, peer: Peer) -> list[Transfer]:
         """The edge lives; returns the snapshots to begin with."""
         ...
 
@@ -51,7 +52,13 @@ class PeerState:
     retry_at: float = 0.0  # monotonic; 0: not waiting
     bytes_sent: int = 0  # of links that have ended
     bytes_received: int = 0
+    sketch_bytes_sent: int = 0
     rejected: int = 0
+    sketches_rejected: int = 0
+
+    def count(self, name: str) -> int:
+        """One of COUNTS over all links of this edge, the present one included."""
+        return int(getattr(self, name)) + (int(getattr(self.link, name)) if self.link else 0)
 
     @property
     def word(self) -> str:
@@ -104,7 +111,7 @@ class Mesh:
                 task.add_done_callback(_tell_if_failed)
                 self._dialling.append(task)
 
-    def publish(self, snapshot: Outgoing) -> None:
+    def publish(self, snapshot: Transfer) -> None:
         """Offers a snapshot to every live link."""
         for state in self.states.values():
             if state.link:
@@ -223,14 +230,15 @@ class Mesh:
         await self._announce()
 
     def _account(self, state: PeerState, link: Link) -> None:
-        state.bytes_sent += link.bytes_sent
-        state.bytes_received += link.bytes_received
-        state.rejected += link.rejected
+        for count in COUNTS:
+            setattr(state, count, getattr(state, count) + getattr(link, count))
 
     def _note(self, state: PeerState, sentence: str, refused: bool) -> None:
+        if state.link is not None:
+            return  # it was about a second link: the edge lives
         if sentence != state.last_error:
             log.warning("link refused" if refused else "no link", peer=state.peer.name, reason=sentence)
-        state.last_error, state.refused = sentence, refused and state.link is None
+        state.last_error, state.refused = sentence, refused
 
     async def _announce(self) -> None:
         async with self._links_changed:

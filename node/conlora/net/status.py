@@ -1,9 +1,8 @@
-"""A node's status as plain values, and as the admin service's messages."""
+"""What the admin service tells of a node, as plain values; the fields are those of the messages in admin.proto."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-from conlora.v1 import admin_pb2 as pb
+from conlora.core.consensus import Consensus, EdgeError
 
 
 @dataclass(slots=True)
@@ -19,6 +18,8 @@ class PeerStatus:
     bytes_sent: int
     bytes_received: int
     snapshots_rejected: int
+    sketches_rejected: int = 0
+    sketch_bytes_sent: int = 0
     snapshot_round: int | None = None
     snapshot_age_seconds: float | None = None
     weight: float | None = None
@@ -50,27 +51,80 @@ class NodeStatus:
     peers: list[PeerStatus] = field(default_factory=list)
 
 
-def to_message(status: NodeStatus) -> pb.StatusReply:
-    """The reply of the admin service; what is None stays unset."""
-    values = asdict(status)
-    peers = [pb.PeerStatus(**_present(peer)) for peer in values.pop("peers")]
-    return pb.StatusReply(**_present(values), peers=peers)
+@dataclass(slots=True)
+class EdgeConsensus:
+    """See EdgeConsensus in admin.proto."""
+
+    name: str
+    node_id: str
+    snapshot_round: int
+    weight: float
+    error: EdgeError
+    layers: list[EdgeError]
 
 
-def from_message(reply: pb.StatusReply) -> NodeStatus:
-    """The values in a reply; what is unset is None."""
-    values = _values(reply, NodeStatus)
-    values["peers"] = [PeerStatus(**_values(peer, PeerStatus)) for peer in reply.peers]
-    return NodeStatus(**values)
+@dataclass(slots=True)
+class Federation:
+    """See Federation in admin.proto."""
+
+    figures: Consensus
+    bars: Consensus
+    layers: list[Consensus]
 
 
-def _present(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+@dataclass(slots=True)
+class FederationNode:
+    """See FederationNode in admin.proto."""
+
+    node_id: str
+    name: str
+    round: int
+    age_seconds: float
+    distance_before: float
+    distance_after: float
 
 
-def _values(message: Any, kind: type) -> dict[str, Any]:
-    descriptors = message.DESCRIPTOR.fields_by_name
-    return {
-        f.name: None if descriptors[f.name].has_presence and not message.HasField(f.name) else getattr(message, f.name)
-        for f in fields(kind)
-    }
+@dataclass(slots=True)
+class FederationEdge:
+    """See FederationEdge in admin.proto."""
+
+    node_id: str
+    other_id: str
+    error_before: float
+    error_after: float
+
+
+@dataclass(slots=True)
+class ConsensusView:
+    """See ConsensusReply in admin.proto."""
+
+    name: str
+    node_id: str
+    rule: str
+    round: int
+    sketched: bool
+    modules: list[str] = field(default_factory=list)
+    edges: list[EdgeConsensus] = field(default_factory=list)
+    amplification: float | None = None
+    before: Federation | None = None
+    after: Federation | None = None
+    nodes: list[FederationNode] = field(default_factory=list)
+    graph: list[FederationEdge] = field(default_factory=list)
+    rho: float | None = None
+    s: float | None = None
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """See RoundRecord in admin.proto."""
+
+    round: int
+    time: float
+    seconds: float
+    loss: float | None = None
+    accuracy: float | None = None
+    edge_error: float | None = None
+    amplification: float | None = None
+    before: Consensus | None = None
+    after: Consensus | None = None
+    nodes: int = 0

@@ -1,17 +1,18 @@
 """Frames of the peer protocol: building and reading them, and the limits that hold on every link."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from conlora.core.codec import CHUNK_BYTES
+from conlora.core.codec import CHUNK_BYTES, chunks
 from conlora.core.federation import FederationSettings
 from conlora.v1 import adapter_pb2, peer_pb2
-from conlora.v1.adapter_pb2 import SnapshotHeader
+from conlora.v1.adapter_pb2 import SketchHeader, SketchRecord, SnapshotHeader
 from conlora.v1.peer_pb2 import Frame, Goodbye
 
-__all__ = ["Frame", "Goodbye", "SnapshotHeader"]
+__all__ = ["Frame", "Goodbye", "SketchHeader", "SketchRecord", "SnapshotHeader"]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = CHUNK_BYTES + 64 * 1024  # a chunk and its wrapping; gRPC refuses anything larger unread
 MAX_ROUND = 2**63 - 1  # what the history can hold; no node gets there by counting
 HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
@@ -22,14 +23,22 @@ LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A snapshot ready for the wire: encoded once, shared by all links."""
+class Transfer:
+    """A header and the bytes that it announces, encoded once and shared by all links: a snapshot or a sketch."""
 
-    header: adapter_pb2.SnapshotHeader
+    header: SnapshotHeader | SketchHeader
     payload: bytes
 
+    def frames(self) -> Iterator[Frame]:
+        """In order."""
+        if isinstance(self.header, SnapshotHeader):
+            yield Frame(snapshot=self.header)
+        else:
+            yield Frame(sketch=self.header)
+        yield from (Frame(chunk=chunk) for chunk in chunks(self.payload))
 
-def outgoing(round_: int, degree: int, payload: bytes) -> Outgoing:
+
+def outgoing(round_: int, degree: int, payload: bytes) -> Transfer:
     """Announces a safetensors payload."""
     header = adapter_pb2.SnapshotHeader(
         round=round_,
@@ -37,7 +46,7 @@ def outgoing(round_: int, degree: int, payload: bytes) -> Outgoing:
         nbytes=len(payload),
         sha256=sha256(payload).digest(),
     )
-    return Outgoing(header, payload)
+    return Transfer(header, payload)
 
 
 def hello(name: str, instance: bytes, settings: FederationSettings, probe: bool = False) -> Frame:

@@ -4,12 +4,14 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from conlora.core.consensus import Consensus, EdgeError
 from conlora.errors import StateError
 
+_VERSION = 2  # PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation
 _TABLES = """
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, step INTEGER NOT NULL, time REAL NOT NULL, seconds REAL NOT NULL,
@@ -17,7 +19,13 @@ CREATE TABLE IF NOT EXISTS rounds (
 );
 CREATE TABLE IF NOT EXISTS edges (
     round INTEGER NOT NULL, peer TEXT NOT NULL, peer_round INTEGER NOT NULL, weight REAL NOT NULL, error REAL NOT NULL,
+    error_a REAL NOT NULL DEFAULT 0, error_b REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (round, peer)
+);
+CREATE TABLE IF NOT EXISTS federation (
+    round INTEGER NOT NULL, moment TEXT NOT NULL, nodes INTEGER NOT NULL,
+    D REAL, V REAL, C REAL, E_A REAL, E_B REAL, amplification REAL, relative REAL,
+    PRIMARY KEY (round, moment)
 );
 CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT NULL, accuracy REAL, loss REAL);
 """
@@ -25,12 +33,12 @@ CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT
 
 @dataclass(frozen=True, slots=True)
 class EdgeRecord:
-    """One neighbour's part in a mix: the round of its snapshot, its weight, and `||P_i - P_j||_F` before mixing."""
+    """One neighbour's part in a mix: the round of its snapshot, its weight, and its errors before mixing."""
 
     peer: str
     peer_round: int
     weight: float
-    error: float
+    error: EdgeError
 
 
 class History:
@@ -43,11 +51,23 @@ class History:
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_TABLES)
+            self._bring_up_to_date()
         except sqlite3.Error as error:
             raise StateError(
                 f"{path}: the history can't be opened ({error}); move the file away to start anew"
             ) from error
+
+    def _bring_up_to_date(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise StateError(
+                f"{self._path}: was written by a newer ConLoRA; install that one, or move the file away to start anew"
+            )
+        self._db.executescript(_TABLES)
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(edges)")}
+        for column in {"error_a", "error_b"} - columns:
+            self._db.execute(f"ALTER TABLE edges ADD COLUMN {column} REAL NOT NULL DEFAULT 0")
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def __enter__(self) -> Self:
         return self
@@ -70,8 +90,16 @@ class History:
             )
             self._db.execute("DELETE FROM edges WHERE round = ?", (round_,))
             self._db.executemany(
-                "INSERT INTO edges VALUES (?, ?, ?, ?, ?)",
-                [(round_, e.peer, e.peer_round, e.weight, e.error) for e in edges],
+                "INSERT INTO edges (round, peer, peer_round, weight, error, error_a, error_b) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(round_, e.peer, e.peer_round, e.weight, e.error.product, e.error.a, e.error.b) for e in edges],
+            )
+
+    def add_federation(self, round_: int, nodes: int, before: Consensus, after: Consensus) -> None:
+        """The federation's consensus error as this node saw it at the end of a round, from the sketches of `nodes` nodes."""
+        with self._writing():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO federation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(round_, moment, nodes, *astuple(c)) for moment, c in (("before", before), ("after", after))],
             )
 
     def add_evaluation(self, round_: int, accuracy: float | None, loss: float | None) -> None:
@@ -98,10 +126,10 @@ class History:
         except sqlite3.Error as error:
             raise StateError(f"{self._path}: can't be written ({error}); free space or mend the disk") from error
 
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        """All rows of `rounds`, `edges` or `evaluations`, oldest round first."""
-        if table not in ("rounds", "edges", "evaluations"):
+    def rows(self, table: str, after_round: int = -1) -> list[dict[str, Any]]:
+        """The rows of `rounds`, `edges`, `evaluations` or `federation` after a round, oldest first."""
+        if table not in ("rounds", "edges", "evaluations", "federation"):
             raise ValueError(f"no table {table!r}")
-        cursor = self._db.execute(f"SELECT * FROM {table} ORDER BY round")
+        cursor = self._db.execute(f"SELECT * FROM {table} WHERE round > ? ORDER BY round", (after_round,))
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conlora.core.consensus import Consensus, Factors, factors, measure
+from conlora.core.consensus import Consensus, Factors, consensus, factors, measure
 from conlora.core.schema import Vector
 from conlora.errors import TrainingFailed
 from conlora.store.history import History
@@ -38,7 +38,7 @@ def _measure(recordings: Sequence[Recording], vectors: Sequence[Vector]) -> Cons
         factors(recording.schema, vector, recording.frozen)
         for recording, vector in zip(recordings, vectors, strict=True)
     ]
-    return measure(nodes)
+    return consensus(measure(nodes))
 
 
 def evaluate(

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from conlora.core.consensus import edge_error, factors
+from conlora.core.consensus import edge_errors, factors
 from conlora.core.schema import Vector
+from conlora.core.sketch import Sketcher, SketchLayout
 from conlora.errors import TrainingFailed
 from conlora.training.arena import Arena
 from conlora.training.channel import Channel
@@ -44,8 +45,9 @@ class GossipCallback(TrainerCallback):
         checkpoint_every: int,
         rounds_mixed: int,
         step: int,
+        seed: int,
     ) -> None:
-        """rounds_mixed and step: what the model's values already contain, from the checkpoint."""
+        """rounds_mixed and step: what the model's values already contain, from the checkpoint. seed: the federation's."""
         self.rounds_mixed = rounds_mixed
         self._built = built
         self._arena = arena
@@ -59,6 +61,7 @@ class GossipCallback(TrainerCallback):
         exchanged = {spec.name for spec in shared.tensors}
         initial = full.views(built.adapter.read(full))
         self._frozen = {name: view for name, view in initial.items() if name not in exchanged}
+        self._sketcher = Sketcher(SketchLayout.of(full, shared), seed)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -137,15 +140,18 @@ class GossipCallback(TrainerCallback):
             return
         neighbours = [(item.weight, self._arena.inbox(item.peer, item.slot)) for item in answer.items]
         mixed = self._built.rule.mix(schema, own, neighbours)
-        errors = self._edge_errors(own, [vector for _, vector in neighbours])
         adapter.write(schema, mixed)
         self._arena.mixed[:] = mixed
+        errors = self._measure(own, mixed, [vector for _, vector in neighbours])
         self.rounds_mixed = round_
         self._channel.send(Mixed(round=round_, errors=errors))
 
-    def _edge_errors(self, own: Vector, others: list[Vector]) -> list[float]:
-        mine = factors(self._built.shared, own, self._frozen)
-        return [edge_error(mine, factors(self._built.shared, other, self._frozen)) for other in others]
+    def _measure(self, own: Vector, mixed: Vector, others: list[Vector]) -> list[list[tuple[float, float, float]]]:
+        """Edge errors before the mix; sketches of before and after go to the arena."""
+        before, after, *neighbours = (factors(self._built.shared, v, self._frozen) for v in (own, mixed, *others))
+        self._arena.sketch_before[:], self._arena.sketch_after[:] = self._sketcher.sketch(before, after)
+        errors = (edge_errors(before, neighbour) for neighbour in neighbours)
+        return [[(module.product, module.a, module.b) for module in edge] for edge in errors]
 
     def stand_still(self, step: int) -> bool:
         """Waits while the node is paused. Returns whether the caller has to see to a checkpoint, or a stop, first."""

@@ -90,11 +90,14 @@ class Published(BaseModel):
 
 
 class Mixed(BaseModel):
-    """From the trainer: the contributions have been read; `||P_i - P_j||_F` before the mix for each of them."""
+    """From the trainer: the contributions have been read, and the sketches of this round lie in the arena.
+
+    errors: for each contribution, module by module, `||P_i - P_j||`, `||A_i - A_j||` and `||B_i - B_j||` before the mix.
+    """
 
     type: Literal["mixed"] = "mixed"
     round: int
-    errors: list[float]
+    errors: list[list[tuple[float, float, float]]]
 
 
 class RoundDone(BaseModel):

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from conlora.config import NodeConfig
+from conlora.core.sketch import SketchLayout
 from conlora.errors import ConLoRAError
 from conlora.training.arena import Arena
 from conlora.training.callback import GossipCallback, ThrottleCallback
@@ -58,7 +59,8 @@ def _run(channel: Channel, setup: Setup, memory: int) -> bool:
         )
     )
     channel.expect(Layout)
-    arena = Arena(memory, built.shared.size, len(setup.peers))
+    layout = SketchLayout.of(built.adapter.schema, built.shared)
+    arena = Arena(memory, built.shared.size, len(setup.peers), layout.size)
     if setup.round >= config.training.rounds:
         return True
     return train(config, setup, built, data, arena, channel)
@@ -76,6 +78,7 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Are
         checkpoint_every=training.checkpoint_every,
         rounds_mixed=setup.round,
         step=setup.step,
+        seed=config.federation.seed,
     )
     callbacks: list[transformers.TrainerCallback] = [gossip]
     if training.slowdown > 1:

@@ -28,6 +28,38 @@ class FederationSettings(_message.Message):
     schema: str
     def __init__(self, federation: _Optional[str] = ..., base_model_fingerprint: _Optional[str] = ..., peft: _Optional[str] = ..., seed: _Optional[int] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., local_steps: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., schema: _Optional[str] = ...) -> None: ...
 
+class SketchHeader(_message.Message):
+    __slots__ = ("nbytes", "public_key", "signature", "age_seconds")
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    nbytes: int
+    public_key: bytes
+    signature: bytes
+    age_seconds: float
+    def __init__(self, nbytes: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+
+class SketchRecord(_message.Message):
+    __slots__ = ("federation", "name", "epoch", "sequence", "round", "neighbours", "before", "after")
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    federation: bytes
+    name: str
+    epoch: int
+    sequence: int
+    round: int
+    neighbours: _containers.RepeatedScalarFieldContainer[str]
+    before: bytes
+    after: bytes
+    def __init__(self, federation: _Optional[bytes] = ..., name: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., round: _Optional[int] = ..., neighbours: _Optional[_Iterable[str]] = ..., before: _Optional[bytes] = ..., after: _Optional[bytes] = ...) -> None: ...
+
 class SnapshotHeader(_message.Message):
     __slots__ = ("round", "degree", "nbytes", "sha256")
     ROUND_FIELD_NUMBER: _ClassVar[int]

@@ -53,7 +53,7 @@ class StatusReply(_message.Message):
     def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
-    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected")
+    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,8 @@ class PeerStatus(_message.Message):
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_REJECTED_FIELD_NUMBER: _ClassVar[int]
+    SKETCHES_REJECTED_FIELD_NUMBER: _ClassVar[int]
+    SKETCH_BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     address: str
@@ -80,7 +82,163 @@ class PeerStatus(_message.Message):
     bytes_sent: int
     bytes_received: int
     snapshots_rejected: int
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ...) -> None: ...
+    sketches_rejected: int
+    sketch_bytes_sent: int
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ..., sketches_rejected: _Optional[int] = ..., sketch_bytes_sent: _Optional[int] = ...) -> None: ...
+
+class ConsensusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ConsensusReply(_message.Message):
+    __slots__ = ("name", "node_id", "rule", "round", "sketched", "modules", "edges", "amplification", "before", "after", "nodes", "graph", "rho", "s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    SKETCHED_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    AMPLIFICATION_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    RHO_FIELD_NUMBER: _ClassVar[int]
+    S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    node_id: str
+    rule: str
+    round: int
+    sketched: bool
+    modules: _containers.RepeatedScalarFieldContainer[str]
+    edges: _containers.RepeatedCompositeFieldContainer[EdgeConsensus]
+    amplification: float
+    before: Federation
+    after: Federation
+    nodes: _containers.RepeatedCompositeFieldContainer[FederationNode]
+    graph: _containers.RepeatedCompositeFieldContainer[FederationEdge]
+    rho: float
+    s: float
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., rule: _Optional[str] = ..., round: _Optional[int] = ..., sketched: _Optional[bool] = ..., modules: _Optional[_Iterable[str]] = ..., edges: _Optional[_Iterable[_Union[EdgeConsensus, _Mapping]]] = ..., amplification: _Optional[float] = ..., before: _Optional[_Union[Federation, _Mapping]] = ..., after: _Optional[_Union[Federation, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[FederationNode, _Mapping]]] = ..., graph: _Optional[_Iterable[_Union[FederationEdge, _Mapping]]] = ..., rho: _Optional[float] = ..., s: _Optional[float] = ...) -> None: ...
+
+class EdgeConsensus(_message.Message):
+    __slots__ = ("name", "node_id", "snapshot_round", "weight", "error", "layers")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    node_id: str
+    snapshot_round: int
+    weight: float
+    error: ErrorNorms
+    layers: _containers.RepeatedCompositeFieldContainer[ErrorNorms]
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., snapshot_round: _Optional[int] = ..., weight: _Optional[float] = ..., error: _Optional[_Union[ErrorNorms, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[ErrorNorms, _Mapping]]] = ...) -> None: ...
+
+class ErrorNorms(_message.Message):
+    __slots__ = ("product", "a", "b")
+    PRODUCT_FIELD_NUMBER: _ClassVar[int]
+    A_FIELD_NUMBER: _ClassVar[int]
+    B_FIELD_NUMBER: _ClassVar[int]
+    product: float
+    a: float
+    b: float
+    def __init__(self, product: _Optional[float] = ..., a: _Optional[float] = ..., b: _Optional[float] = ...) -> None: ...
+
+class Federation(_message.Message):
+    __slots__ = ("figures", "bars", "layers")
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    BARS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    figures: Figures
+    bars: Figures
+    layers: _containers.RepeatedCompositeFieldContainer[Figures]
+    def __init__(self, figures: _Optional[_Union[Figures, _Mapping]] = ..., bars: _Optional[_Union[Figures, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Figures, _Mapping]]] = ...) -> None: ...
+
+class Figures(_message.Message):
+    __slots__ = ("D", "V", "C", "E_A", "E_B", "amplification", "relative")
+    D_FIELD_NUMBER: _ClassVar[int]
+    V_FIELD_NUMBER: _ClassVar[int]
+    C_FIELD_NUMBER: _ClassVar[int]
+    E_A_FIELD_NUMBER: _ClassVar[int]
+    E_B_FIELD_NUMBER: _ClassVar[int]
+    AMPLIFICATION_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_FIELD_NUMBER: _ClassVar[int]
+    D: float
+    V: float
+    C: float
+    E_A: float
+    E_B: float
+    amplification: float
+    relative: float
+    def __init__(self, D: _Optional[float] = ..., V: _Optional[float] = ..., C: _Optional[float] = ..., E_A: _Optional[float] = ..., E_B: _Optional[float] = ..., amplification: _Optional[float] = ..., relative: _Optional[float] = ...) -> None: ...
+
+class FederationNode(_message.Message):
+    __slots__ = ("node_id", "name", "round", "age_seconds", "distance_before", "distance_after")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    name: str
+    round: int
+    age_seconds: float
+    distance_before: float
+    distance_after: float
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., round: _Optional[int] = ..., age_seconds: _Optional[float] = ..., distance_before: _Optional[float] = ..., distance_after: _Optional[float] = ...) -> None: ...
+
+class FederationEdge(_message.Message):
+    __slots__ = ("node_id", "other_id", "error_before", "error_after")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    OTHER_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_AFTER_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    other_id: str
+    error_before: float
+    error_after: float
+    def __init__(self, node_id: _Optional[str] = ..., other_id: _Optional[str] = ..., error_before: _Optional[float] = ..., error_after: _Optional[float] = ...) -> None: ...
+
+class HistoryRequest(_message.Message):
+    __slots__ = ("after_round",)
+    AFTER_ROUND_FIELD_NUMBER: _ClassVar[int]
+    after_round: int
+    def __init__(self, after_round: _Optional[int] = ...) -> None: ...
+
+class HistoryReply(_message.Message):
+    __slots__ = ("rounds",)
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundRecord]
+    def __init__(self, rounds: _Optional[_Iterable[_Union[RoundRecord, _Mapping]]] = ...) -> None: ...
+
+class RoundRecord(_message.Message):
+    __slots__ = ("round", "time", "seconds", "loss", "accuracy", "edge_error", "amplification", "before", "after", "nodes")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    EDGE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    AMPLIFICATION_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    time: float
+    seconds: float
+    loss: float
+    accuracy: float
+    edge_error: float
+    amplification: float
+    before: Figures
+    after: Figures
+    nodes: int
+    def __init__(self, round: _Optional[int] = ..., time: _Optional[float] = ..., seconds: _Optional[float] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., edge_error: _Optional[float] = ..., amplification: _Optional[float] = ..., before: _Optional[_Union[Figures, _Mapping]] = ..., after: _Optional[_Union[Figures, _Mapping]] = ..., nodes: _Optional[int] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ()

@@ -39,6 +39,16 @@ class AdminStub:
                 request_serializer=conlora_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
                 response_deserializer=conlora_dot_v1_dot_admin__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Consensus = channel.unary_unary(
+                '/conlora.v1.Admin/Consensus',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.ConsensusRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.ConsensusReply.FromString,
+                _registered_method=True)
+        self.History = channel.unary_unary(
+                '/conlora.v1.Admin/History',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.HistoryRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.HistoryReply.FromString,
+                _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/conlora.v1.Admin/Pause',
                 request_serializer=conlora_dot_v1_dot_admin__pb2.PauseRequest.SerializeToString,
@@ -70,6 +80,18 @@ class AdminServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Status(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Consensus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def History(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +137,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=conlora_dot_v1_dot_admin__pb2.StatusRequest.FromString,
                     response_serializer=conlora_dot_v1_dot_admin__pb2.StatusReply.SerializeToString,
+            ),
+            'Consensus': grpc.unary_unary_rpc_method_handler(
+                    servicer.Consensus,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.ConsensusRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.ConsensusReply.SerializeToString,
+            ),
+            'History': grpc.unary_unary_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.HistoryRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.HistoryReply.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
                     servicer.Pause,
@@ -169,6 +201,60 @@ class Admin:
             '/conlora.v1.Admin/Status',
             conlora_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
             conlora_dot_v1_dot_admin__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Consensus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/Consensus',
+            conlora_dot_v1_dot_admin__pb2.ConsensusRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.ConsensusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/History',
+            conlora_dot_v1_dot_admin__pb2.HistoryRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.HistoryReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,7 +45,8 @@ class PeerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Link(self, request_iterator, context):
-        """Either side may dial. Both sides speak Hello first; after that each sends snapshots and heartbeats as it pleases.
+        """Either side may dial. Both sides speak Hello first; after that each sends snapshots, sketches and heartbeats as it
+        pleases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,155 @@
+"""The newest sketch of every node of the federation, as one node knows them, and what it still owes each neighbour.
+
+Sketches spread like rumours: a node passes on whatever is newer than what it last sent to, or had from, that neighbour.
+Pure: time is an argument, in seconds of any clock that does not jump.
+"""
+
+from dataclasses import dataclass, field
+
+from conlora.core.schema import Vector
+
+MOST_NODES = 256  # others than this node and its configured peers; more are not taken in, so that state is bounded
+DEPARTED_SECONDS = 300.0  # a part that nobody has renewed for so long no longer counts
+RENEW_SECONDS = 60.0  # a node that stands still publishes its sketch again after so long
+SNAPSHOT_SHARE = 0.02  # what sketches may add to a snapshot's bytes on a link
+LEAST_BYTES = 128 * 1024  # ... or this much, where snapshots are small
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One node's sketches of one round: of what it published (`before` the mix) and of what it then had (`after`).
+
+    epoch: the start of the node's daemon, nanoseconds of its own clock; sequence counts up within it. neighbours: node
+    ids over live edges. payload: the record as its owner has signed it, passed on unchanged.
+    """
+
+    node_id: str
+    name: str
+    epoch: int
+    sequence: int
+    round: int
+    neighbours: tuple[str, ...]
+    before: Vector
+    after: Vector
+    payload: object
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Newer records of a node have larger versions."""
+        return self.epoch, self.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A record, and the seconds since its owner made it: those it was held by nodes on its way, transfers left out."""
+
+    record: Record
+    age: float
+
+
+@dataclass(slots=True)
+class _Held:
+    record: Record
+    made_at: float  # on this node's clock
+
+
+@dataclass(slots=True)
+class _Debt:
+    """What one neighbour is known to have, and the bytes that may be sent to it now."""
+
+    credit: float = 0.0
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sent_at: dict[str, float] = field(default_factory=dict)
+
+
+def allowance(snapshot_bytes: int) -> float:
+    """Bytes of sketches that may go along with a snapshot of that size."""
+    return max(SNAPSHOT_SHARE * snapshot_bytes, LEAST_BYTES)
+
+
+class Sketchbook:
+    """The records of a federation at one node."""
+
+    def __init__(self, own_id: str, peers: list[str], record_bytes: int, tell_own: bool = True) -> None:
+        """record_bytes: size of a record on the wire, about the same for all nodes of a federation.
+
+        tell_own: whether neighbours get this node's own record, or only those of others.
+        """
+        self._tell_own = tell_own
+        self._own_id = own_id
+        self._welcome = {own_id, *peers}
+        self._record_bytes = record_bytes
+        self._held: dict[str, _Held] = {}
+        self._debts: dict[str, _Debt] = {}
+
+    def put(self, record: Record, age: float, now: float) -> bool:
+        """Takes a record in, and says whether it was news: newer than what is held, and not too old to count."""
+        held = self._held.get(record.node_id)
+        if held is not None and held.record.version >= record.version:
+            return False
+        if not 0 <= age < DEPARTED_SECONDS:
+            return False
+        if held is None and record.node_id not in self._welcome:
+            self.expire(now)
+            if sum(node not in self._welcome for node in self._held) >= MOST_NODES:
+                return False
+        self._held[record.node_id] = _Held(record, now - age)
+        return True
+
+    def received(self, record: Record, age: float, peer: str, now: float) -> bool:
+        """Like `put`, for a record that came from a neighbour, who need not be told of it again."""
+        if record.node_id == self._own_id:
+            return False  # an echo of what this node itself has said, at best
+        news = self.put(record, age, now)
+        if (debt := self._debts.get(peer)) and record.node_id in self._held:
+            debt.known[record.node_id] = max(debt.known.get(record.node_id, record.version), record.version)
+        return news
+
+    def link_up(self, peer: str) -> None:
+        """A new link: the neighbour may have forgotten everything."""
+        self._debts[peer] = _Debt()
+
+    def link_down(self, peer: str) -> None:
+        """The neighbour is gone."""
+        self._debts.pop(peer, None)
+
+    def take(self, peer: str, earned: float, now: float) -> list[Part]:
+        """What to send to a neighbour now: what it does not have, longest-waiting first, as far as its credit goes.
+
+        earned: bytes that the occasion adds to the credit (see `allowance`). Unused credit is kept, but never more than
+        one earning, or one record.
+        """
+        debt = self._debts.get(peer)
+        if debt is None:
+            return []
+        debt.credit = min(debt.credit + earned, max(debt.credit, earned, self._record_bytes))
+        self.expire(now)
+        owed = [h for h in self._held.values() if self._is_news(debt, peer, h.record)]
+        owed.sort(key=lambda h: (h.record.node_id != self._own_id, debt.sent_at.get(h.record.node_id, -1.0)))
+        taken = []
+        for held in owed:
+            if debt.credit < self._record_bytes:
+                break
+            debt.credit -= self._record_bytes
+            debt.known[held.record.node_id] = held.record.version
+            debt.sent_at[held.record.node_id] = now
+            taken.append(Part(held.record, now - held.made_at))
+        return taken
+
+    def parts(self, now: float) -> list[Part]:
+        """Every record that counts, this node's own included, by node id."""
+        self.expire(now)
+        return [Part(held.record, now - held.made_at) for _, held in sorted(self._held.items())]
+
+    def expire(self, now: float) -> None:
+        """Forgets the parts of nodes that have departed."""
+        for node in [node for node, held in self._held.items() if now - held.made_at >= DEPARTED_SECONDS]:
+            del self._held[node]
+            for debt in self._debts.values():
+                debt.known.pop(node, None)
+                debt.sent_at.pop(node, None)
+
+    def _is_news(self, debt: _Debt, peer: str, record: Record) -> bool:
+        if record.node_id == peer or (record.node_id == self._own_id and not self._tell_own):
+            return False
+        return debt.known.get(record.node_id, (-1, -1)) < record.version

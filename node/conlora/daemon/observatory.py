@@ -1,0 +1,168 @@
+"""What one node knows of the federation's consensus error: every node's newest sketches, and the figures they give."""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from conlora.core.federation import FederationSettings
+from conlora.core.schema import Vector
+from conlora.core.sketch import Estimate, SketchLayout, distance, estimate
+from conlora.core.sketchbook import LEAST_BYTES, RENEW_SECONDS, Part, Sketchbook, allowance
+from conlora.core.topology import from_neighbours, spectrum
+from conlora.errors import SketchRejected
+from conlora.net.identity import Identity, Peer
+from conlora.net.sketches import Scribe, outgoing
+from conlora.net.status import Federation, FederationEdge, FederationNode
+from conlora.net.wire import SketchHeader, Transfer
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The federation as this node sees it now."""
+
+    modules: list[str]
+    before: Federation | None
+    after: Federation | None
+    nodes: list[FederationNode]
+    graph: list[FederationEdge]
+    rho: float | None
+    s: float | None
+
+
+class Observatory:
+    """The federation's sketches at one node, in and out."""
+
+    def __init__(self, identity: Identity, name: str, peers: list[Peer], sketched: bool) -> None:
+        """sketched: whether others get to know this node's own sketches; it passes theirs on either way."""
+        self.idle = True  # nothing is being trained, so no snapshot will take sketches along
+        self._identity = identity
+        self._name = name
+        self._peers = peers
+        self._sketched = sketched
+        self._epoch = time.time_ns()
+        self._sequence = 0
+        self._own: tuple[int, list[str], Vector, Vector] | None = None
+        self._signed_at = 0.0
+        self._layout: SketchLayout | None = None
+        self._scribe: Scribe | None = None
+        self._book: Sketchbook | None = None
+
+    def open(self, settings: FederationSettings, layout: SketchLayout) -> None:
+        """Begins, now that the federation and the size of its sketches are known."""
+        if self._book is not None:
+            return
+        self._layout = layout
+        self._scribe = Scribe(self._identity, settings.digest, layout.size)
+        peers = [peer.node_id for peer in self._peers]
+        self._book = Sketchbook(self._identity.node_id, peers, self._scribe.record_bytes, self._sketched)
+
+    @property
+    def max_sketch_bytes(self) -> int:
+        """See `net.link.Receiver`."""
+        return self._scribe.max_record_bytes if self._scribe else 0
+
+    def link_up(self, peer: Peer) -> None:
+        """The edge lives."""
+        if self._book:
+            self._book.link_up(peer.node_id)
+
+    def link_down(self, peer: Peer) -> None:
+        """The edge is dead."""
+        if self._book:
+            self._book.link_down(peer.node_id)
+
+    def mixed(self, round_: int, neighbours: list[str], before: Vector, after: Vector) -> None:
+        """This node has finished a mix; its sketches, each of shape `(layout.size,)`, are copied."""
+        self._own = (round_, neighbours, before.copy(), after.copy())
+        self._sign()
+
+    def received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
+        """See `net.link.Receiver.sketch_received`."""
+        assert self._scribe
+        assert self._book
+        try:
+            record = self._scribe.read(header, payload)
+        except SketchRejected as rejection:
+            log.warning("sketch rejected", peer=peer.name, reason=str(rejection))
+            raise
+        self._book.received(record, header.age_seconds, peer.node_id, time.monotonic())
+
+    def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[Transfer]:
+        """See `net.link.Receiver`."""
+        if not self._book:
+            return []
+        now = time.monotonic()
+        if self._own and now - self._signed_at >= RENEW_SECONDS:
+            self._sign()
+        earned = allowance(snapshot_bytes) if snapshot_bytes is not None else LEAST_BYTES if self.idle else 0.0
+        return [outgoing(part) for part in self._book.take(peer.node_id, earned, now)]
+
+    def estimates(self) -> tuple[Estimate, Estimate, int] | None:
+        """The figures before and after the nodes' last mixes, and how many nodes they are of; None without sketches."""
+        parts = self._parts()
+        if not parts or not self._layout:
+            return None
+        before = estimate(self._layout, [part.record.before for part in parts])
+        return before, estimate(self._layout, [part.record.after for part in parts]), len(parts)
+
+    def picture(self) -> Picture:
+        """Everything that can be told now."""
+        parts, layout = self._parts(), self._layout
+        if not layout or not (estimates := self.estimates()):
+            return Picture([], None, None, [], [], None, None)
+        before, after, _ = estimates
+        records = {part.record.node_id: part.record for part in parts}
+        graph = from_neighbours({node: list(record.neighbours) for node, record in records.items()})
+        means = [
+            sum(vectors) / len(parts) for vectors in zip(*((r.before, r.after) for r in records.values()), strict=True)
+        ]
+        nodes = [
+            FederationNode(
+                part.record.node_id,
+                part.record.name,
+                part.record.round,
+                part.age,
+                distance(layout, part.record.before, means[0]),
+                distance(layout, part.record.after, means[1]),
+            )
+            for part in parts
+        ]
+        edges = [
+            FederationEdge(
+                i,
+                j,
+                distance(layout, records[i].before, records[j].before),
+                distance(layout, records[i].after, records[j].after),
+            )
+            for i, j in sorted(graph.edges)
+        ]
+        rho, s = spectrum(graph)
+        return Picture(
+            [module.name for module in layout.modules],
+            _federation(before),
+            _federation(after),
+            nodes,
+            edges,
+            rho,
+            s if s < float("inf") else None,
+        )
+
+    def _parts(self) -> list[Part]:
+        return self._book.parts(time.monotonic()) if self._book else []
+
+    def _sign(self) -> None:
+        assert self._scribe
+        assert self._book
+        assert self._own
+        round_, neighbours, before, after = self._own
+        self._sequence += 1
+        self._signed_at = time.monotonic()
+        record = self._scribe.sign(self._name, self._epoch, self._sequence, round_, neighbours, before, after)
+        self._book.put(record, 0.0, self._signed_at)
+
+
+def _federation(estimate: Estimate) -> Federation:
+    return Federation(estimate.figures, estimate.bars, list(estimate.layers.values()))

@@ -1,0 +1,53 @@
+"""A node's history, table by table in the store, as one record a round for those who draw curves."""
+
+from collections import defaultdict
+from math import hypot
+from typing import Any
+
+import numpy as np
+
+from conlora.core.consensus import Consensus
+from conlora.net.status import RoundRecord
+from conlora.store.history import History
+
+FIGURES = tuple(Consensus.__dataclass_fields__)
+
+
+def round_records(history: History, after_round: int) -> list[RoundRecord]:
+    """All rounds after the given one, oldest first."""
+    edges: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in history.rows("edges", after_round):
+        edges[row["round"]].append(row)
+    federation = {(row["round"], row["moment"]): row for row in history.rows("federation", after_round)}
+    accuracy = {row["round"]: row["accuracy"] for row in history.rows("evaluations", after_round)}
+    return [
+        RoundRecord(
+            round=row["round"],
+            time=row["time"],
+            seconds=row["seconds"],
+            loss=row["loss"],
+            accuracy=accuracy.get(row["round"]),
+            edge_error=_mean([edge["error"] for edge in edges[row["round"]]]),
+            amplification=_amplification(edges[row["round"]]),
+            before=_figures(federation.get((row["round"], "before"))),
+            after=_figures(federation.get((row["round"], "after"))),
+            nodes=federation[row["round"], "after"]["nodes"] if (row["round"], "after") in federation else 0,
+        )
+        for row in history.rows("rounds", after_round)
+    ]
+
+
+def _figures(row: dict[str, Any] | None) -> Consensus | None:
+    return Consensus(**{name: row[name] for name in FIGURES}) if row else None
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _amplification(edges: list[dict[str, Any]]) -> float | None:
+    """See `core.consensus.amplification`."""
+    if not edges:
+        return None
+    product, a, b = (float(np.linalg.norm([edge[name] for edge in edges])) for name in ("error", "error_a", "error_b"))
+    return product / hypot(a, b) if hypot(a, b) > 0 else 0.0
