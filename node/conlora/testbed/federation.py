@@ -18,9 +18,9 @@ STALL_SECONDS = 900.0  # without an optimizer step of any node
 
 
 def run_federation(
-    setups: Sequence[NodeSetup], env: dict[str, str], progress: Progress, interrupts: Interrupts
+    setups: Sequence[NodeSetup], env: dict[str, str], progress: Progress, interrupts: Interrupts, export: bool = True
 ) -> float:
-    """Runs the nodes to the end and exports their adapters; returns the seconds that training took.
+    """Runs the nodes to the end and exports their adapters where wanted; returns the seconds that training took.
 
     Raises a node's own error where it exits, and TrainingFailed where nodes don't get ready or stand still.
     """
@@ -37,8 +37,9 @@ def run_federation(
             watch = Watch(admin, progress)
             processes.wait_until(watch.finished, "training")
             seconds = time.monotonic() - started
-            progress.show("exporting adapters")
-            admin.export()
+            if export:
+                progress.show("exporting adapters")
+                admin.export()
         except NodeUnreachable:
             processes.check()  # a node that has exited can say more about it
             raise

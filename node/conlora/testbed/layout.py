@@ -56,7 +56,10 @@ class NodeSetup:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """One run: its nodes by name with their rows, and who is joined to whom (node numbers from 0)."""
+    """One run: its nodes by name with their rows, and who is joined to whom (node numbers from 0).
+
+    test: rows that every node evaluates itself on while it trains; None: each on a held-out part of its own.
+    """
 
     kind: Literal["federated", "alone", "pooled"]
     title: str
@@ -64,6 +67,7 @@ class RunPlan:
     directory: Path
     shares: dict[str, list[Row]]
     graph: "nx.Graph[int]"
+    test: Path | None = None
 
 
 def lay_out(spec: TestbedSpec, plan: RunPlan, sockets: Path) -> list[NodeSetup]:
@@ -122,7 +126,7 @@ def _settings(spec: TestbedSpec, plan: RunPlan, setup: NodeSetup, address: str) 
         "lora": spec.lora.model_dump(exclude_none=True),
         "federation": {"name": spec.name, "seed": spec.seed, "rule": plan.rule, "mode": spec.mode.value},
         "task": spec.task.model_dump(),
-        "data": {"path": "data.csv"},
+        "data": {"path": "data.csv"} | ({"evaluation_path": str(plan.test)} if plan.test else {}),
         "training": training,
     }
 

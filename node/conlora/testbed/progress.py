@@ -17,11 +17,12 @@ LINE_SECONDS = 15.0
 class Progress:
     """One display for a whole testbed; `begin` is called for each run, `show` as often as there is news."""
 
-    def __init__(self, console: Console, runs: int) -> None:
+    def __init__(self, console: Console, runs: int, done: int = 0) -> None:
+        """done: of the runs, how many an earlier start has finished."""
         self._console = console
         self._runs = runs
-        self._run = 0
-        self._title = self._phase = ""
+        self._run = done
+        self._title = self._phase = self._outlook = ""
         self._statuses: Mapping[str, NodeStatus | None] = {}
         self._started = self._printed = time.monotonic()
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -35,10 +36,13 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def begin(self, title: str) -> None:
-        """The next run starts."""
+    def begin(self, title: str, outlook: str = "") -> None:
+        """The next run starts; `outlook` says how much is left."""
         self._run += 1
         self._title = title
+        self._outlook = outlook
+        if outlook and not self._live:
+            self._console.print(f"run {self._run} of {self._runs}, {title}: {outlook}", highlight=False, soft_wrap=True)
         self._started = time.monotonic()
         self._phase = ""
         self._statuses = {}
@@ -52,6 +56,8 @@ class Progress:
         self._statuses = statuses or self._statuses
         if self._live:
             heading = Text(f"{self._heading()}: {phase}", style="bold")
+            if self._outlook:
+                heading.append(f"  ({self._outlook})", style="dim")
             self._live.update(Group(heading, _table(self._statuses)), refresh=True)
         elif phase != self._phase or time.monotonic() > self._printed + LINE_SECONDS:
             self._console.print(f"{self._heading()}: {phase}{_digest(statuses or {})}", highlight=False, soft_wrap=True)

@@ -1,0 +1,52 @@
+"""A study's tables: Markdown for people, CSV for programs."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+
+from conlora.testbed.study import FIGURES, GROUP, Group, Interval, Study, findings
+
+COLUMNS: tuple[tuple[str, Callable[[Group], Interval]], ...] = (
+    *((name, lambda group, name=name: group.after(name)) for name in FIGURES),
+    ("D before the mix", lambda group: group.of(lambda r: r["consensus_before"]["D"])),
+    ("accuracy", lambda group: group.accuracy),
+    ("lowest node", lambda group: group.of(lambda r: min(r["accuracy"]))),
+)
+
+
+def as_csv(study: Study) -> str:
+    """One line per group; each figure with its mean and its half-width."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*GROUP, "seeds", "rho", "s", *(f"{name}{end}" for name, _ in COLUMNS for end in ("", " ±"))])
+    for group in study.groups:
+        first = group.results[0]
+        figures = [f"{x:.6g}" for _, value in COLUMNS for x in (value(group).mean, value(group).half)]
+        writer.writerow(
+            [*group.axes.values(), len(group.results), _number(first["rho"]), _number(first["s"]), *figures]
+        )
+    return out.getvalue()
+
+
+def as_markdown(study: Study) -> str:
+    """The same for people, with the findings above."""
+    lines = [f"# {study.name}", "", *(f"- {finding}" for finding in findings(study)), ""]
+    lines += ["Mean ± half of the 95 % confidence interval over seeds, after the last mix.", ""]
+    lines += _markdown([*GROUP, "s", *(name for name, _ in COLUMNS)], map(_cells, study.groups))
+    return "\n".join(lines) + "\n"
+
+
+def _cells(group: Group) -> list[str]:
+    return [
+        *map(str, group.axes.values()),
+        _number(group.results[0]["s"]),
+        *(str(value(group)) for _, value in COLUMNS),
+    ]
+
+
+def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows)]
+
+
+def _number(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.4g}"
