@@ -20,6 +20,7 @@ from conlora.config import Address, NodeConfig, Section
 from conlora.core.rules import RULES
 from conlora.core.topology import NAMED, REFERENCE_GRAPHS
 from conlora.net.identity import PeerCard
+from conlora.testbed.grid import Block, GridSpec
 from conlora.testbed.spec import TestbedSpec
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -64,6 +65,14 @@ def configuration() -> str:
             "and `training` are those of a node."
         ),
         *_model(TestbedSpec, known={"ModelSection", "LoraSection", "TaskSection", "TrainingSection"}),
+        "## A grid: `GRID.yaml`\n",
+        _prose(
+            "`conlora testbed compare` reads it. `deploy/testbed/reference.yaml` is one with comments. Each block under `grid` is "
+            "a full product of its axes; what two blocks share is run once."
+        ),
+        *_model(GridSpec, known={"ModelSection", "LoraSection", "TaskSection", "TrainingSection", "GridData"}),
+        "### `grid` (a list of blocks)\n",
+        *_model(Block, known=set()),
         "### Named topologies\n",
         _prose(
             f"For any number of nodes (a torus needs a product of two factors above 1): {_names(NAMED)}. "

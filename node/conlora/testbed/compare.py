@@ -67,10 +67,8 @@ def _write(study: Study, output: Path) -> None:
 
 def _remaining(seconds: list[float], cells: int) -> str:
     """How long the rest will take, as far as finished cells tell."""
-    if not seconds:
-        return f"{cells} cells to go"
-    minutes = statistics.mean(seconds) * cells / 60
-    return f"{cells} cells to go, about {minutes:.0f} min"
+    left = f"{cells} cell{'' if cells == 1 else 's'} to go"
+    return f"{left}, about {statistics.mean(seconds) * cells / 60:.0f} min" if seconds else left
 
 
 def _prepare(grid: GridSpec, output: Path) -> None:

@@ -1,0 +1,119 @@
+"""Figure: the federation's errors as every node of a path estimates them, against exact ones, at three moments of a run.
+
+Seven nodes in a line fine-tune MiniLM on tweets; ends have one neighbour, the others two. At three moments all are paused,
+until sketches have reached everybody; then what each node says is compared with the figures from all nodes' vectors.
+"""
+
+import csv
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tests.daemons import Daemon, Daemons, wait_until
+
+from conlora.core.consensus import Consensus, consensus, factors, measure
+from conlora.net.status import ConsensusView, Federation
+from conlora.store.recording import Recording
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+NODES, ROWS = 7, 200
+MOMENTS = (4, 10, 16)  # rounds
+FIGURES = ("D", "V", "C", "E_A", "E_B", "amplification")
+
+
+@pytest.mark.parametrize("rule", ["lora", "freeze-a"])
+def test_a_path_of_seven(tmp_path: Path, rule: str) -> None:
+    worst = dict.fromkeys(("D", "V"), 0.0)
+    covered = asked = 0
+    with Daemons(tmp_path, ASSETS / "minilm", ASSETS / "tweets.csv") as daemons:
+        nodes = path_of_nodes(daemons, tmp_path, rule)
+        for node in nodes:
+            node.wait_for(lambda s: s.state == "paused" and all(p.link == "up" for p in s.peers), "linked", 300)
+        for moment in MOMENTS:
+            rounds = train_until(nodes, moment)
+            views = wait_until(partial(settled, nodes, rounds), "every node knows every last round", 300)
+            for when in ("before", "after"):
+                exact = exact_figures(nodes, rounds, when)
+                print(f"\n{rule}, rounds {rounds}, {when} the mix")
+                print("exact   " + "  ".join(f"{name} {getattr(exact, name):.4f}" for name in FIGURES))
+                for node, view in zip(nodes, views, strict=True):
+                    seen: Federation = getattr(view, when)
+                    print(f"{node.name}  " + "  ".join(f"{name} {shown(seen, name)}" for name in FIGURES))
+                    for name in worst:
+                        error = abs(getattr(seen.figures, name) / getattr(exact, name) - 1)
+                        worst[name] = max(worst[name], error)
+                    for name in ("D", "V", "E_A", "E_B"):
+                        distance = abs(getattr(seen.figures, name) - getattr(exact, name))
+                        covered += distance <= getattr(seen.bars, name)
+                        asked += 1
+                    if rule == "freeze-a":
+                        assert seen.figures.C == seen.figures.E_A == exact.C == exact.E_A == 0
+    print(f"\n{rule}: largest relative error over {NODES} nodes and {len(MOMENTS)} moments: ", end="")
+    print(", ".join(f"{name} {error:.1%}" for name, error in worst.items()), f"; within the bar: {covered} of {asked}")
+    assert max(worst.values()) < 0.15
+
+
+def path_of_nodes(daemons: Daemons, directory: Path, rule: str) -> list[Daemon]:
+    """Paused nodes in a line, with unlike shares: half of the rows are sorted by class before they are dealt out."""
+    with (ASSETS / "tweets.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[: NODES * ROWS]
+    rows[: len(rows) // 2] = sorted(rows[: len(rows) // 2], key=lambda row: row["label"])
+    nodes = []
+    for i in range(NODES):
+        data = directory / f"rows-{i}.csv"
+        with data.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["text", "label"])
+            writer.writeheader()
+            writer.writerows(rows[i * ROWS : (i + 1) * ROWS])
+        nodes.append(
+            daemons.make(
+                f"node-{i + 1}",
+                {
+                    "rounds": 1000, "local_steps": 2, "learning_rate": 5e-3, "record_vectors": True,
+                    "evaluate_every": 1000, "checkpoint_every": 1000,
+                },
+                data={"path": str(data)},
+                lora={"rank": 8, "target_modules": ["query", "value"]},
+                federation={"seed": 1, "rule": rule},
+            )
+        )  # fmt: skip
+    for one, other in itertools.pairwise(nodes):
+        one.knows(other)
+        other.knows(one)
+    for node in nodes:
+        node.start("--paused")
+    return nodes
+
+
+def train_until(nodes: Sequence[Daemon], moment: int) -> list[int]:
+    """Lets all nodes train to a round at least, and pauses them; returns the rounds that they have made."""
+    for node in nodes:
+        node.admin.resume()
+    for node in nodes:
+        node.wait_for(lambda s: s.round >= moment, f"round {moment}", 600)
+    return [node.admin.pause() for node in nodes]
+
+
+def settled(nodes: Sequence[Daemon], rounds: list[int]) -> list[ConsensusView] | None:
+    """What every node says, once each has heard of the last round of each."""
+    wanted = dict(zip((node.name for node in nodes), rounds, strict=True))
+    views = [node.admin.consensus() for node in nodes]
+    return views if all({n.name: n.round for n in view.nodes} == wanted for view in views) else None
+
+
+def exact_figures(nodes: Sequence[Daemon], rounds: list[int], when: str) -> Consensus:
+    """From the recorded vectors of all nodes."""
+    found = []
+    for node, round_ in zip(nodes, rounds, strict=True):
+        recording = Recording(node.state_dir / "recording")
+        published, mixed = recording.load(round_)
+        found.append(factors(recording.schema, published if when == "before" else mixed, recording.frozen))
+    return consensus(measure(found))
+
+
+def shown(seen: Federation, name: str) -> str:
+    return f"{getattr(seen.figures, name):.4f} ± {getattr(seen.bars, name):.4f}"
