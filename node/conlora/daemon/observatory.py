@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
 
 from conlora.core.federation import FederationSettings
@@ -115,17 +116,16 @@ class Observatory:
         before, after, _ = estimates
         records = {part.record.node_id: part.record for part in parts}
         graph = from_neighbours({node: list(record.neighbours) for node, record in records.items()})
-        means = [
-            sum(vectors) / len(parts) for vectors in zip(*((r.before, r.after) for r in records.values()), strict=True)
-        ]
+        mean_before = np.stack([record.before for record in records.values()]).mean(axis=0, dtype=np.float64)
+        mean_after = np.stack([record.after for record in records.values()]).mean(axis=0, dtype=np.float64)
         nodes = [
             FederationNode(
                 part.record.node_id,
                 part.record.name,
                 part.record.round,
                 part.age,
-                distance(layout, part.record.before, means[0]),
-                distance(layout, part.record.after, means[1]),
+                distance(layout, part.record.before, mean_before),
+                distance(layout, part.record.after, mean_after),
             )
             for part in parts
         ]
