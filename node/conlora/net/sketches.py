@@ -24,6 +24,7 @@ OVERHEAD_BYTES = 1024  # of a record beside sketches and neighbours
 LONGEST_KEY = 512  # bytes; a P-256 key has 91. Larger ones would cost time before they turn out to be another kind
 LARGEST_NUMBER = 1e18  # far above any adapter's, and small enough that its powers in an estimate stay finite
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_KEY_FORM = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 class Scribe:
@@ -35,9 +36,7 @@ class Scribe:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         self._key = key
         self._node_id = identity.node_id
-        self._public = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        self._public = key.public_key().public_bytes(*_KEY_FORM)
         self._federation = federation
         self._size = size
 
@@ -137,6 +136,8 @@ def _owner(header: SketchHeader, content: bytes) -> str:
         raise SketchRejected("key", "the owner's public key can't be read") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise SketchRejected("key", "the owner's public key is not a P-256 key")
+    if key.public_bytes(*_KEY_FORM) != header.public_key:
+        raise SketchRejected("key", "the owner's public key is written in another form than ours")
     try:
         key.verify(header.signature, PURPOSE + content, _ALGORITHM)
     except InvalidSignature:
