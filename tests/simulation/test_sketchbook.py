@@ -254,6 +254,18 @@ def test_credit_bounds_what_a_link_carries_and_everything_gets_its_turn() -> Non
     assert min(world.rounds(1).values()) >= 30 - 5
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0, 1.7])
+def test_nobody_is_starved_where_the_credit_is_for_less_than_two_records(share: float) -> None:
+    """Every node has news every round, and a link carries `share` records a round."""
+    world = World(nx.path_graph(4))
+    for step in range(1, 61):
+        for node in world.graph:
+            world.mix(node, step)
+        world.tick(earned=share * RECORD_BYTES)
+    assert set(world.rounds(0)) == set(world.rounds(3)) == set("0123")
+    assert min(world.rounds(0).values()) > 60 - 40
+
+
 def test_a_record_above_the_allowance_waits_until_the_credit_is_enough() -> None:
     book = Sketchbook("a", ["b"], 10 * LEAST_BYTES)
     book.link_up("b")

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,74 +11,13 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tests.fakes import ALONE, DOWN, UP, FakeNode, rounds, status, view
 
 from conlora.errors import ConfigError, NodeUnreachable, Refused
 from conlora.net import admin_client
 from conlora.net.admin import AdminService
 from conlora.net.admin_client import AdminClient
-from conlora.net.status import NodeStatus, PeerStatus
-
-FULL = PeerStatus(
-    "st-anna", "ABC", "anna:7443", "up", "", 0.0, 2**40, 3, 1, snapshot_round=0, snapshot_age_seconds=0.0, weight=0.25,
-    edge_error=0.0,
-)  # fmt: skip
-DOWN = PeerStatus("charité", "DEF", "", "down", "connection refused", 1.5, 0, 0, 0)
-
-
-def status(**changes: Any) -> NodeStatus:
-    return NodeStatus(
-        **{
-            **{
-                "name": "mercy",
-                "node_id": "XYZ",
-                "version": "0.1",
-                "federation": "notes",
-                "rule": "lora",
-                "mode": "sync",
-            },
-            **{"state": "training", "message": "", "round": 3, "rounds": 10, "step": 24, "loss": 0.5, "accuracy": 0.0},
-            **{"trainer_restarts": 1, "pid": 12, "trainer_pid": 0, "uptime_seconds": 1.25, "consensus": None},
-            **changes,
-        }
-    )
-
-
-@dataclass
-class FakeNode:
-    """Answers with what the test sets; `refusal` makes it decline everything."""
-
-    reply: NodeStatus = field(default_factory=status)
-    refusal: str = ""
-    asked: list[object] = field(default_factory=list)
-    last_checkpoint: Path | None = Path("/state/step-8")
-
-    def status(self) -> NodeStatus:
-        return self.reply
-
-    def _note(self, what: object) -> None:
-        if self.refusal:
-            raise Refused(self.refusal)
-        self.asked.append(what)
-
-    async def pause(self) -> int:
-        self._note("pause")
-        return 4
-
-    async def resume(self) -> int:
-        self._note("resume")
-        return 5
-
-    async def checkpoint(self) -> tuple[Path, int]:
-        self._note("checkpoint")
-        return Path("/state/step-8"), 6
-
-    async def export(self, target: Path, overwrite: bool) -> int:
-        self._note((target, overwrite))
-        return 7
-
-    async def stop(self) -> tuple[Path | None, int]:
-        self._note("stop")
-        return self.last_checkpoint, 8
+from conlora.net.status import ConsensusView, NodeStatus, RoundRecord
 
 
 @pytest.fixture
@@ -120,13 +58,40 @@ def ask(service: AdminService, path: Path) -> Ask:
     [
         status(),
         status(loss=None, accuracy=None, message="out of memory", trainer_pid=9),
-        status(consensus=0.0, peers=[FULL, DOWN]),
+        status(consensus=0.0, peers=[UP, DOWN]),
         status(consensus=0.125, peers=[DOWN]),
     ],
 )
 async def test_status_comes_over_whole(ask: Ask, node: FakeNode, reply: NodeStatus) -> None:
     node.reply = reply
     assert await ask(AdminClient.status) == reply
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        view(),
+        ALONE,
+        view(edges=[], amplification=None),
+        view(s=None, graph=[]),
+        view(amplification=0.0, rho=0.0, s=0.0),
+    ],
+)
+async def test_the_consensus_view_comes_over_whole(ask: Ask, node: FakeNode, reply: ConsensusView) -> None:
+    node.seen = reply
+    assert await ask(AdminClient.consensus) == reply
+
+
+async def test_history_comes_over_whole(ask: Ask, node: FakeNode) -> None:
+    node.records = [*rounds(5), RoundRecord(6, 0.0, 0.0)]
+    assert await ask(AdminClient.history) == node.records
+    assert await ask(lambda client: client.history(4)) == node.records[4:]
+    assert await ask(lambda client: client.history(6)) == []
+
+
+async def test_a_long_history_comes_over_too(ask: Ask, node: FakeNode) -> None:
+    node.records = rounds(40_000)  # more than the 4 MB that gRPC takes by default
+    assert len(await ask(AdminClient.history)) == 40_000
 
 
 async def test_every_command_arrives_and_is_answered(ask: Ask, node: FakeNode) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from conlora.cli.common import (
     ConfigOption,
@@ -19,6 +20,8 @@ from conlora.cli.common import (
 if TYPE_CHECKING:
     from conlora.net.admin_client import AdminClient
     from conlora.net.status import NodeStatus, PeerStatus
+
+LINK_STYLES = {"up": "green", "down": "yellow", "refused": "red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -35,10 +38,16 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_json(asdict(reply))
         return
     console.print(
-        f"[bold]{reply.name}[/] · {reply.federation} · {reply.rule}, {reply.mode} · {_summary(reply)}", soft_wrap=True
+        Text.assemble(
+            (reply.name, "bold"),
+            f" · {reply.federation} · {reply.rule}, {reply.mode} · ",
+            (reply.state, "bold"),
+            *(f" · {part}" for part in _summary(reply)),
+        ),
+        soft_wrap=True,
     )
     if reply.message:
-        console.print(reply.message, style="yellow", soft_wrap=True)
+        console.print(Text(reply.message), style="yellow", soft_wrap=True)
     _print_peers(reply)
 
 
@@ -112,11 +121,11 @@ def _say(json: bool, body: dict[str, Any], sentence: str) -> None:
     if json:
         print_json(body)
     else:
-        console.print(sentence, soft_wrap=True)
+        console.print(sentence, soft_wrap=True, markup=False)
 
 
-def _summary(reply: "NodeStatus") -> str:
-    parts = [f"[bold]{reply.state}[/]", f"round {reply.round} of {reply.rounds}"]
+def _summary(reply: "NodeStatus") -> list[str]:
+    parts = [f"round {reply.round} of {reply.rounds}"]
     if reply.loss is not None:
         parts.append(f"loss {reply.loss:.3f}")
     if reply.accuracy is not None:
@@ -125,7 +134,7 @@ def _summary(reply: "NodeStatus") -> str:
         parts.append(f"mean edge error {reply.consensus:.3g}")
     if reply.trainer_restarts:
         parts.append(f"trainer restarted {reply.trainer_restarts} times")
-    return " · ".join(parts)
+    return parts
 
 
 def _print_peers(reply: "NodeStatus") -> None:
@@ -138,12 +147,13 @@ def _print_peers(reply: "NodeStatus") -> None:
     for column in ("neighbour", "link", "snapshot", "weight", "edge error", "sent / received", ""):
         table.add_column(column)
     for peer in reply.peers:
-        table.add_row(*_row(reply, peer))
+        table.add_row(*_row(peer))
     console.print(table)
 
 
-def _row(reply: "NodeStatus", peer: "PeerStatus") -> tuple[str, ...]:
-    snapshot, colour = "-", {"up": "green", "down": "yellow", "refused": "red"}[peer.link]
+def _row(peer: "PeerStatus") -> "tuple[str | Text, ...]":
+    """Cells; what peers or errors have worded is a Text, in which square brackets mean nothing."""
+    snapshot = "-"
     if peer.snapshot_round is not None and peer.snapshot_age_seconds is not None:
         snapshot = f"{human_seconds(peer.snapshot_age_seconds)}, round {peer.snapshot_round}"
     note = peer.last_error
@@ -152,11 +162,11 @@ def _row(reply: "NodeStatus", peer: "PeerStatus") -> tuple[str, ...]:
     if peer.snapshots_rejected:
         note += f" ({peer.snapshots_rejected} snapshots rejected)"
     return (
-        peer.name,
-        f"[{colour}]{peer.link}[/]",
+        Text(peer.name),
+        Text(peer.link, style=LINK_STYLES[peer.link]),
         snapshot,
         f"{peer.weight:.2f}" if peer.weight is not None else "-",
         f"{peer.edge_error:.3g}" if peer.edge_error is not None else "-",
         f"{human_bytes(peer.bytes_sent)} / {human_bytes(peer.bytes_received)}",
-        note,
+        Text(note),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -68,7 +69,7 @@ def _watch(look: Callable[[], RenderableType], seconds: float) -> None:
 
 def render(view: "ConsensusView", layers: bool) -> RenderableType:
     """The whole answer."""
-    parts: list[RenderableType] = [Text.from_markup(_heading(view)), Text(), _edges(view)]
+    parts: list[RenderableType] = [_heading(view), Text(), _edges(view)]
     if view.after and view.before:
         parts += [Text(), _federation(view, view.before, view.after)]
         parts += [Text(_nodes(view), style="dim")]
@@ -79,9 +80,9 @@ def render(view: "ConsensusView", layers: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _heading(view: "ConsensusView") -> str:
+def _heading(view: "ConsensusView") -> Text:
     told = "" if view.sketched else " · this node keeps its own sketch to itself (observing.sketched)"
-    return f"[bold]{view.name}[/] · {view.rule} · round {view.round}{told}"
+    return Text.assemble((view.name, "bold"), f" · {view.rule} · round {view.round}{told}")
 
 
 def _edges(view: "ConsensusView") -> RenderableType:
@@ -90,7 +91,11 @@ def _edges(view: "ConsensusView") -> RenderableType:
     table = _table("neighbour", "snapshot", "weight", "‖Pi − Pj‖", "‖Ai − Aj‖", "‖Bi − Bj‖", "amplification")
     for edge in view.edges:
         table.add_row(
-            edge.name, f"round {edge.snapshot_round}", f"{edge.weight:.2f}", *_norms(edge.error), _amplified(edge.error)
+            Text(edge.name),
+            f"round {edge.snapshot_round}",
+            f"{edge.weight:.2f}",
+            *_norms(edge.error),
+            _amplified(edge.error),
         )
     if len(view.edges) > 1 and view.amplification is not None:
         table.add_row("all edges", "", "", "", "", "", f"{view.amplification:.2f}", style="bold")
@@ -100,7 +105,7 @@ def _edges(view: "ConsensusView") -> RenderableType:
 def _federation(view: "ConsensusView", before: "Federation", after: "Federation") -> RenderableType:
     table = _table("federation", "before mixing", "after mixing", "")
     for name, meaning in FIGURES.items():
-        table.add_row(name, _with_bar(before, name), _with_bar(after, name), Text(meaning, style="dim"))
+        table.add_row(name, with_bar(before, name), with_bar(after, name), Text(meaning, style="dim"))
     return table
 
 
@@ -114,11 +119,11 @@ def _nodes(view: "ConsensusView") -> str:
 
 
 def _layers(view: "ConsensusView", after: "Federation") -> RenderableType:
-    table = _table("module", "D", "V", "C", "E_A", "E_B", "amplification", *(edge.name for edge in view.edges))
+    table = _table("module", "D", "V", "C", "E_A", "E_B", "amplification", *(escape(edge.name) for edge in view.edges))
     for i, module in enumerate(view.modules):
         figures = after.layers[i]
         cells = [f"{getattr(figures, name):.3g}" for name in ("D", "V", "C", "E_A", "E_B", "amplification")]
-        table.add_row(short_module(module), *cells, *(f"{edge.layers[i].product:.3g}" for edge in view.edges))
+        table.add_row(Text(short_module(module)), *cells, *(f"{edge.layers[i].product:.3g}" for edge in view.edges))
     return table
 
 
@@ -127,7 +132,8 @@ def short_module(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".encoder.layer.", ".").replace(".attention.self", "")
 
 
-def _with_bar(federation: "Federation", name: str) -> str:
+def with_bar(federation: "Federation", name: str) -> str:
+    """A figure and the half-width of its error bar."""
     value, bar = _figure(federation.figures, name), _figure(federation.bars, name)
     if name == "relative":
         return f"{value:.1%} ± {bar:.1%}"

@@ -114,7 +114,10 @@ class Sketchbook:
         self._debts.pop(peer, None)
 
     def take(self, peer: str, earned: float, now: float) -> list[Part]:
-        """What to send to a neighbour now: what it does not have, longest-waiting first, as far as its credit goes.
+        """What to send to a neighbour now: what it does not have, as far as its credit goes.
+
+        The node that was sent longest ago comes first, this node itself like any other: where the credit is for one
+        record a round, its own, which is new every round, would never let another pass.
 
         earned: bytes that the occasion adds to the credit (see `allowance`). Unused credit is kept, but never more than
         one earning, or one record.
@@ -125,7 +128,7 @@ class Sketchbook:
         debt.credit = min(debt.credit + earned, max(debt.credit, earned, self._record_bytes))
         self.expire(now)
         owed = [h for h in self._held.values() if self._is_news(debt, peer, h.record)]
-        owed.sort(key=lambda h: (h.record.node_id != self._own_id, debt.sent_at.get(h.record.node_id, -1.0)))
+        owed.sort(key=lambda h: (debt.sent_at.get(h.record.node_id, -1.0), h.record.node_id != self._own_id))
         taken = []
         for held in owed:
             if debt.credit < self._record_bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Protocol
 
@@ -68,12 +69,19 @@ class NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics of this moment."""
 
-        async def read() -> tuple[NodeStatus, ConsensusView]:
-            return self._node.status(), self._node.consensus()
+        answer: Future[tuple[NodeStatus, ConsensusView]] = Future()
 
-        if self._loop.is_closed():
-            return
-        status, view = asyncio.run_coroutine_threadsafe(read(), self._loop).result(ANSWER_SECONDS)
+        def read() -> None:
+            try:
+                answer.set_result((self._node.status(), self._node.consensus()))
+            except Exception as error:
+                answer.set_exception(error)
+
+        try:
+            self._loop.call_soon_threadsafe(read)
+        except RuntimeError:
+            return  # the node has just ended
+        status, view = answer.result(ANSWER_SECONDS)
         yield from _training(status)
         yield from _links(status.peers)
         yield from _edges(view)
@@ -106,7 +114,7 @@ def _links(peers: list[PeerStatus]) -> Iterator[Metric]:
     )
     traffic = CounterMetricFamily("conlora_link_bytes_total", "Payload sent and received", labels=["peer", "direction"])
     rejected = CounterMetricFamily(
-        "conlora_rejected_total", "What a peer sent and was refused", labels=["peer", "kind"]
+        "conlora_rejections_total", "What a peer sent and was refused", labels=["peer", "kind"]
     )
     sketches = CounterMetricFamily("conlora_sketch_bytes_total", "Sent for sketches", labels=["peer"])
     for peer in peers:

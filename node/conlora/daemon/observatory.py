@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
 
 from conlora.core.federation import FederationSettings
@@ -94,11 +95,9 @@ class Observatory:
         """See `net.link.Receiver`."""
         if not self._book:
             return []
-        now = time.monotonic()
-        if self._own and now - self._signed_at >= RENEW_SECONDS:
-            self._sign()
+        self._renew()
         earned = allowance(snapshot_bytes) if snapshot_bytes is not None else LEAST_BYTES if self.idle else 0.0
-        return [outgoing(part) for part in self._book.take(peer.node_id, earned, now)]
+        return [outgoing(part) for part in self._book.take(peer.node_id, earned, time.monotonic())]
 
     def estimates(self) -> tuple[Estimate, Estimate, int] | None:
         """The figures before and after the nodes' last mixes, and how many nodes they are of; None without sketches."""
@@ -111,22 +110,22 @@ class Observatory:
     def picture(self) -> Picture:
         """Everything that can be told now."""
         parts, layout = self._parts(), self._layout
+        modules = [module.name for module in layout.modules] if layout else []
         if not layout or not (estimates := self.estimates()):
-            return Picture([], None, None, [], [], None, None)
+            return Picture(modules, None, None, [], [], None, None)
         before, after, _ = estimates
         records = {part.record.node_id: part.record for part in parts}
         graph = from_neighbours({node: list(record.neighbours) for node, record in records.items()})
-        means = [
-            sum(vectors) / len(parts) for vectors in zip(*((r.before, r.after) for r in records.values()), strict=True)
-        ]
+        mean_before = np.stack([record.before for record in records.values()]).mean(axis=0, dtype=np.float64)
+        mean_after = np.stack([record.after for record in records.values()]).mean(axis=0, dtype=np.float64)
         nodes = [
             FederationNode(
                 part.record.node_id,
                 part.record.name,
                 part.record.round,
                 part.age,
-                distance(layout, part.record.before, means[0]),
-                distance(layout, part.record.after, means[1]),
+                distance(layout, part.record.before, mean_before),
+                distance(layout, part.record.after, mean_after),
             )
             for part in parts
         ]
@@ -141,7 +140,7 @@ class Observatory:
         ]
         rho, s = spectrum(graph)
         return Picture(
-            [module.name for module in layout.modules],
+            modules,
             _federation(before),
             _federation(after),
             nodes,
@@ -151,7 +150,15 @@ class Observatory:
         )
 
     def _parts(self) -> list[Part]:
-        return self._book.parts(time.monotonic()) if self._book else []
+        if not self._book:
+            return []
+        self._renew()
+        return self._book.parts(time.monotonic())
+
+    def _renew(self) -> None:
+        """This node is here, however long its rounds are and whether or not it has links."""
+        if self._own and time.monotonic() - self._signed_at >= RENEW_SECONDS:
+            self._sign()
 
     def _sign(self) -> None:
         assert self._scribe

@@ -6,7 +6,7 @@ A node can lie about itself, and so distort a picture; it can't speak for anothe
 import re
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import DecodeError
@@ -21,7 +21,10 @@ PURPOSE = b"conlora sketch\0"  # what is signed here can't be passed off as anyt
 LONGEST_NAME = 63
 NODE_ID = re.compile(r"[A-Z2-7]{1,7}(-[A-Z2-7]{1,7}){7}")
 OVERHEAD_BYTES = 1024  # of a record beside sketches and neighbours
+LONGEST_KEY = 512  # bytes; a P-256 key has 91. Larger ones would cost time before they turn out to be another kind
+LARGEST_NUMBER = 1e18  # far above any adapter's, and small enough that its powers in an estimate stay finite
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_KEY_FORM = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 class Scribe:
@@ -33,9 +36,7 @@ class Scribe:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         self._key = key
         self._node_id = identity.node_id
-        self._public = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        self._public = key.public_key().public_bytes(*_KEY_FORM)
         self._federation = federation
         self._size = size
 
@@ -106,8 +107,8 @@ class Scribe:
         if len(data) != 4 * self._size:
             raise SketchRejected("size", f"a sketch has {len(data)} bytes instead of {4 * self._size}")
         vector = np.frombuffer(data, "<f4").astype(np.float32)
-        if not np.isfinite(vector).all():
-            raise SketchRejected("not-finite", "a sketch holds NaN or infinity")
+        if not (np.abs(vector) < LARGEST_NUMBER).all():  # NaN is not smaller either
+            raise SketchRejected("not-finite", "a sketch holds NaN, infinity, or more than an adapter can come to")
         return vector
 
 
@@ -127,12 +128,16 @@ def _with_age(header: SketchHeader, seconds: float) -> SketchHeader:
 
 def _owner(header: SketchHeader, content: bytes) -> str:
     """The node id of whoever has signed."""
+    if len(header.public_key) > LONGEST_KEY:
+        raise SketchRejected("key", "the owner's public key is not a P-256 key")
     try:
         key = serialization.load_der_public_key(header.public_key)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise SketchRejected("key", "the owner's public key can't be read") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise SketchRejected("key", "the owner's public key is not a P-256 key")
+    if key.public_bytes(*_KEY_FORM) != header.public_key:
+        raise SketchRejected("key", "the owner's public key is written in another form than ours")
     try:
         key.verify(header.signature, PURPOSE + content, _ALGORITHM)
     except InvalidSignature:

@@ -111,4 +111,4 @@ def _brief(details: str) -> str:
     ):
         if phrase.lower() in details.lower():
             return phrase.lower()
-    return details[-160:] or "no reason given"
+    return "".join(c if c.isprintable() else "?" for c in details[-160:]) or "no reason given"

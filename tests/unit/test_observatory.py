@@ -1,0 +1,110 @@
+"""One node's view of the federation over time: its own sketch stays fresh, with links and without, and reaches others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conlora.core.federation import FederationSettings
+from conlora.core.schema import Role, Schema, TensorSpec
+from conlora.core.sketch import SketchLayout
+from conlora.core.sketchbook import DEPARTED_SECONDS, RENEW_SECONDS
+from conlora.daemon import observatory as module
+from conlora.daemon.observatory import Observatory
+from conlora.net.identity import Identity, Peer, create_identity
+from conlora.net.wire import SketchHeader
+
+SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, ("a", "b"), "digest")
+SCHEMA = Schema(
+    (TensorSpec("q.lora_A.weight", "q", Role.A, (2, 3)), TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)))
+)
+LAYOUT = SketchLayout.of(SCHEMA, SCHEMA)
+
+
+class Clock:
+    """Monotonic time that only tests move; each look takes a little, as in life."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+    @staticmethod
+    def time_ns() -> int:
+        return 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def card(name: str, identity: Identity) -> Peer:
+    return Peer(name, identity.node_id, None, identity.certificate)
+
+
+def opened(identity: Identity, name: str, *peers: Peer, sketched: bool = True) -> Observatory:
+    seen = Observatory(identity, name, list(peers), sketched)
+    seen.open(SETTINGS, LAYOUT)
+    for peer in peers:
+        seen.link_up(peer)
+    return seen
+
+
+def vector(value: float) -> np.ndarray:
+    return np.full(LAYOUT.size, value, np.float32)
+
+
+def carry(sender: Observatory, me: Peer, receiver: Observatory, to: Peer) -> int:
+    """One heartbeat of an idle node; returns how many sketches it carried."""
+    transfers = sender.sketches_for(to, None)
+    for transfer in transfers:
+        assert isinstance(transfer.header, SketchHeader)
+        receiver.received(me, transfer.header, bytearray(transfer.payload))
+    return len(transfers)
+
+
+def test_nodes_that_stand_still_stay_in_each_others_pictures(tmp_path: Path, clock: Clock) -> None:
+    a_id, b_id = create_identity(tmp_path / "a"), create_identity(tmp_path / "b")
+    a, b = opened(a_id, "a", card("b", b_id)), opened(b_id, "b", card("a", a_id))
+    a.mixed(3, [b_id.node_id], vector(1), vector(2))
+    b.mixed(4, [a_id.node_id], vector(1), vector(2))
+    carried = 0
+    for _ in range(int(3 * DEPARTED_SECONDS / 2)):
+        clock.now += 2
+        carried += carry(a, card("a", a_id), b, card("b", b_id)) + carry(b, card("b", b_id), a, card("a", a_id))
+        for seen in (a, b) if clock.now % 50 < 2 else ():
+            ages = {node.name: node.age_seconds for node in seen.picture().nodes}
+            assert all(0 <= age <= RENEW_SECONDS + 3 for age in ages.values())
+    assert {node.name: node.round for node in a.picture().nodes} == {"a": 3, "b": 4}
+    assert {node.name: node.round for node in b.picture().nodes} == {"a": 3, "b": 4}
+    assert carried <= 2 * (3 * DEPARTED_SECONDS / RENEW_SECONDS + 1), "only what is new"
+
+
+def test_a_node_without_links_goes_on_seeing_itself(tmp_path: Path, clock: Clock) -> None:
+    seen = opened(create_identity(tmp_path / "a"), "a")
+    assert seen.picture().nodes == []
+    assert seen.picture().modules == ["q"], "edge errors are told by module with or without sketches"
+    seen.mixed(1, [], vector(1), vector(1))
+    clock.now += 3 * DEPARTED_SECONDS
+    (node,) = seen.picture().nodes
+    assert (node.name, node.round) == ("a", 1)
+    assert seen.estimates() is not None
+
+
+def test_distances_are_exactly_zero_where_nodes_agree(tmp_path: Path, clock: Clock) -> None:
+    a_id, b_id = create_identity(tmp_path / "a"), create_identity(tmp_path / "b")
+    a, b = opened(a_id, "a", card("b", b_id)), opened(b_id, "b", card("a", a_id))
+    a.mixed(1, [b_id.node_id], vector(0.1), vector(0.7))
+    b.mixed(1, [a_id.node_id], vector(0.3), vector(0.7))
+    carry(b, card("b", b_id), a, card("a", a_id))
+    picture = a.picture()
+    assert [node.distance_after for node in picture.nodes] == [0, 0]
+    assert [edge.error_after for edge in picture.graph] == [0]
+    assert [node.distance_before for node in picture.nodes] == pytest.approx([0.1, 0.1])
+    assert [edge.error_before for edge in picture.graph] == pytest.approx([0.2])
+    assert (picture.rho, picture.s) == pytest.approx((0, 0))
