@@ -67,8 +67,8 @@ def configuration() -> str:
         *_model(TestbedSpec, known={"ModelSection", "LoraSection", "TaskSection", "TrainingSection"}),
         "## A grid: `GRID.yaml`\n",
         _prose(
-            "`conlora testbed compare` reads it. `deploy/testbed/reference.yaml` is one with comments. Each block under `grid` is "
-            "a full product of its axes; what two blocks share is run once."
+            "`conlora testbed compare` reads it. `deploy/testbed/reference.yaml` is one with comments. Each block under `grid` "
+            "is a full product of its axes; what two blocks share is run once."
         ),
         *_model(GridSpec, known={"ModelSection", "LoraSection", "TaskSection", "TrainingSection", "GridData"}),
         "### `grid` (a list of blocks)\n",

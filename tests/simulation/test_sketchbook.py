@@ -308,3 +308,21 @@ def test_a_node_that_keeps_its_own_sketch_passes_others_on() -> None:
     book.received(record("c"), 0.0, "c", 0.0)
     assert [part.record.node_id for part in book.take("b", 1e9, 0.0)] == ["c"]
     assert {part.record.node_id for part in book.parts(0.0)} == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "record"), [(33_554_432, 328_704), (16_777_216, 197_632)], ids=["lora", "freeze-a"]
+)
+@pytest.mark.parametrize("graph", TOPOLOGIES, ids=["ring", "path", "star", "complete"])
+def test_a_large_models_sketches_stay_within_two_percent_of_its_snapshots(
+    graph: "nx.Graph[int]", snapshot: int, record: int
+) -> None:
+    """Query and value projections of 32 layers of width 4096 at rank 16: bytes of a snapshot and of a record."""
+    world, rounds = World(graph, record_bytes=record), 100
+    for step in range(1, rounds + 1):
+        for node in graph:
+            world.mix(node, step)
+        world.tick(earned=allowance(snapshot))
+    sent = world.carried * record / (2 * graph.number_of_edges())  # on each link, each way
+    assert sent <= 0.02 * snapshot * rounds
+    assert min(min(world.rounds(node).values()) for node in graph) > rounds - 25
