@@ -50,7 +50,7 @@ def test_an_interrupted_grid_goes_on_with_what_is_missing(tmp_path: Path, tiny_m
     assert all(0 <= accuracy <= 1 for accuracy in result["accuracy"])
     assert not (output / "work").exists()
     assert {file.name for file in (output / "figures").iterdir()} >= {"accuracy.svg", "accuracy.png"}
-    assert "| lora | complete | iid | 8 | sync |" in (output / "table.md").read_text()
+    assert "| lora | complete | iid | 8 | sync |  |" in (output / "table.md").read_text()
 
     unchanged = second.stat().st_mtime_ns
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)  # nothing left to run

@@ -57,6 +57,13 @@ def test_blocks_add_up_and_what_two_blocks_share_is_run_once(folder: Path) -> No
     assert {cell.spec.lora.rank for cell in cells} == {4, 8}
 
 
+def test_learning_rates_can_be_searched(folder: Path) -> None:
+    block = {"rules": ["lora"], "topologies": ["T1"], "rates": [5e-3, 1e-2]}
+    _, cells = load(folder, grid=[block])
+    assert [cell.name for cell in cells] == ["lora-T1-iid-r8-sync-lr0.005-s0", "lora-T1-iid-r8-sync-lr0.01-s0"]
+    assert [cell.spec.learning_rates for cell in cells] == [{"lora": 5e-3}, {"lora": 1e-2}]
+
+
 def test_a_cells_digest_follows_its_settings_and_nothing_else(folder: Path) -> None:
     before = {cell.name: cell.digest for cell in load(folder)[1]}
     grown = {cell.name: cell.digest for cell in load(folder, grid=[{**BLOCK, "seeds": [1, 2, 3]}])[1]}

@@ -34,6 +34,7 @@ def result(rule: str, topology: str, seed: int, partition: str = "dirichlet0.1",
         "partition": partition,
         "rank": 8,
         "mode": "sync",
+        "rate": None,
         "seed": seed,
         "rho": 0.5,
         "s": S[topology],
@@ -82,7 +83,7 @@ NOT_QUITE_ZERO = [{"round": 1, "before": figures(1, 1e-12, 0, 1), "after": figur
     ],
 )
 def test_an_exception_is_counted_and_named(index: int, changed: dict[str, Any]) -> None:
-    axes = ("rule", "topology", "partition", "rank", "mode", "seed")
+    axes = ("rule", "topology", "partition", "rank", "mode", "rate", "seed")
     results = [changed if all(r[a] == changed[a] for a in axes) else r for r in study().results]
     found = findings(Study("made-up", results))
     assert found[index].holds is False

@@ -1,4 +1,4 @@
-"""A grid of testbeds: rules x topologies x partitions x ranks x modes x seeds, as one YAML file."""
+"""A grid of testbeds: rules x topologies x partitions x ranks x modes x learning rates x seeds, as one YAML file."""
 
 import hashlib
 import itertools
@@ -14,7 +14,7 @@ from conlora.core.gossip import Mode
 from conlora.errors import ConfigError
 from conlora.testbed.spec import Dirichlet, Partition, TestbedData, TestbedSpec
 
-AXES = ("rule", "topology", "partition", "rank", "mode", "seed")
+AXES = ("rule", "topology", "partition", "rank", "mode", "rate", "seed")
 
 
 class Block(Section):
@@ -25,6 +25,9 @@ class Block(Section):
     partitions: list[Partition] = Field(["iid"], min_length=1)
     ranks: list[int] = Field([8], min_length=1)
     modes: list[Mode] = Field([Mode.SYNC], min_length=1)
+    rates: list[Annotated[float, Field(gt=0)]] = Field(
+        [], description="learning rates; default: that of learning_rates"
+    )
     seeds: list[int] = Field([0], min_length=1, description="of the start, the partition and the order of rows")
 
 
@@ -67,13 +70,15 @@ class Cell:
     partition: str
     rank: int
     mode: str
+    rate: float | None  # None: the grid's learning_rates, or the rule's own
     seed: int
     spec: TestbedSpec
 
     @property
     def name(self) -> str:
         """What its files are called."""
-        return f"{self.rule}-{self.topology}-{self.partition}-r{self.rank}-{self.mode}-s{self.seed}"
+        rate = "" if self.rate is None else f"-lr{self.rate:g}"
+        return f"{self.rule}-{self.topology}-{self.partition}-r{self.rank}-{self.mode}{rate}-s{self.seed}"
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -91,7 +96,8 @@ def load_grid(path: Path) -> tuple[GridSpec, list[Cell]]:
     grid = load_section(path, GridSpec, remedy="give a grid, such as deploy/testbed/reference.yaml")
     cells: dict[str, Cell] = {}
     for number, block in enumerate(grid.grid):
-        axes = (block.rules, block.topologies, block.partitions, block.ranks, block.modes, block.seeds)
+        rates: list[float | None] = [*block.rates] or [None]
+        axes = (block.rules, block.topologies, block.partitions, block.ranks, block.modes, rates, block.seeds)
         for values in itertools.product(*axes):
             cell = _cell(path, number, grid, *values)
             cells.setdefault(cell.name, cell)
@@ -99,14 +105,23 @@ def load_grid(path: Path) -> tuple[GridSpec, list[Cell]]:
 
 
 def _cell(
-    path: Path, block: int, grid: GridSpec, rule: str, topology: str, partition: Any, rank: int, mode: Mode, seed: int
+    path: Path,
+    block: int,
+    grid: GridSpec,
+    rule: str,
+    topology: str,
+    partition: Any,
+    rank: int,
+    mode: Mode,
+    rate: float | None,
+    seed: int,
 ) -> Cell:
     training = {
         "evaluate_every": grid.training.rounds,  # only the end is compared
         "checkpoint_every": grid.training.rounds,
         **grid.training.model_dump(exclude_unset=True),
     }
-    settings = {
+    settings: dict[str, Any] = {
         "name": grid.name,
         "nodes": grid.nodes,
         "topology": topology,
@@ -118,14 +133,16 @@ def _cell(
         "task": grid.task.model_dump(),
         "training": training,
         "data": {**grid.data.model_dump(mode="json", exclude_none=True), "partition": _plain(partition)},
-        "learning_rates": {name: rate for name, rate in grid.learning_rates.items() if name == rule},
+        "learning_rates": {name: own for name, own in grid.learning_rates.items() if name == rule},
     }
+    if rate is not None:
+        settings["learning_rates"] = {rule: rate}
     try:
         spec = TestbedSpec.model_validate(settings, context={"directory": path.resolve().parent})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: grid.{block}: {problems}; correct the values") from None
-    return Cell(rule, topology, partition_name(partition), rank, mode.value, seed, spec)
+    return Cell(rule, topology, partition_name(partition), rank, mode.value, rate, seed, spec)
 
 
 def _plain(partition: Any) -> Any:

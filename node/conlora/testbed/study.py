@@ -11,7 +11,7 @@ from conlora.core.consensus import ROUNDING, Consensus
 
 Result = dict[str, Any]
 
-SETTING = ("partition", "rank", "mode")  # what is held equal where topologies and rules are compared
+SETTING = ("partition", "rank", "mode", "rate")  # what is held equal where topologies and rules are compared
 GROUP = ("rule", "topology", *SETTING)
 FIGURES = tuple(Consensus.__dataclass_fields__)
 

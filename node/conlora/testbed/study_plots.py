@@ -19,7 +19,9 @@ from conlora.testbed.study import REFERENCE, SETTING, Group, Interval, Study, ac
 
 DPI = 200
 BASE = "T1"  # what other topologies are compared with: the ring
-LABEL_OF = {"partition": "partition", "rank": "rank r", "mode": "mode"}
+LABEL_OF = {"partition": "partition", "rank": "rank r", "mode": "mode", "rate": "learning rate"}
+SHORT = {"rank": "r{}", "rate": "lr{:g}"}  # in names of files
+LONG = {"rank": "rank {}", "rate": "learning rate {:g}"}  # in titles
 CAPS: dict[str, Any] = {"capsize": 3, "ecolor": LIGHT.ink, "error_kw": {"elinewidth": 1.1}}
 
 
@@ -29,7 +31,7 @@ def write_figures(study: Study, directory: Path) -> list[Path]:
     written: list[Path] = []
     for setting in study.settings:
         part = study.within(setting)
-        suffix = "-".join(str(setting[axis]) if axis != "rank" else f"r{setting[axis]}" for axis in SETTING)
+        suffix = "-".join(SHORT.get(axis, "{}").format(value) for axis, value in setting.items() if value is not None)
         if len(part.values("topology")) > 1:
             written += _save(partial(against_topology, part), directory / f"consensus-by-topology-{suffix}")
         written += _save(partial(against_round, part), directory / f"consensus-by-round-{suffix}")
@@ -196,7 +198,9 @@ def accuracies(study: Study) -> Figure:
         axes.set_xticks(range(len(topologies)), topologies)
         axes.set_yticks(range(len(rules)), [plain(rule) for rule in rules])
         axes.grid(visible=False)
-        axes.set_title(", ".join(_setting(axis, setting[axis]) for axis in SETTING))
+        axes.set_title(
+            ", ".join(LONG.get(axis, "{}").format(value) for axis, value in setting.items() if value is not None)
+        )
     if image is not None:
         figure.colorbar(image, ax=list(panels), label="accuracy on common test rows")
     return figure
@@ -204,10 +208,6 @@ def accuracies(study: Study) -> Figure:
 
 def _brief(interval: Interval) -> str:
     return f"{interval.mean:.3f}" + ("" if np.isnan(interval.half) else f"\n± {interval.half:.3f}")
-
-
-def _setting(axis: str, value: Any) -> str:
-    return f"rank {value}" if axis == "rank" else str(value)
 
 
 def against_axis(study: Study, axis: str) -> Figure:

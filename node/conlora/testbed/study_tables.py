@@ -38,7 +38,7 @@ def as_markdown(study: Study) -> str:
 
 def _cells(group: Group) -> list[str]:
     return [
-        *map(str, group.axes.values()),
+        *map(_axis, group.axes.values()),
         _number(group.results[0]["s"]),
         *(str(value(group)) for _, value in COLUMNS),
     ]
@@ -46,6 +46,10 @@ def _cells(group: Group) -> list[str]:
 
 def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows)]
+
+
+def _axis(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _number(value: float | None) -> str:
