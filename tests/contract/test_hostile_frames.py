@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Sequence
 
+import grpc
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -21,6 +22,7 @@ from conlora.errors import PeerError, ProtocolError, SettingsMismatch
 from conlora.net import wire
 from conlora.net.identity import Peer
 from conlora.net.link import Link, LinkClosed
+from conlora.net.streams import explain
 from conlora.net.wire import Frame, Goodbye, SnapshotHeader
 
 PEER = Peer("mallory", "ID", None, b"")
@@ -199,6 +201,17 @@ async def test_whoever_speaks_before_hello(first: Frame) -> None:
     link = Link(PEER, Script([first]), dialled=False, depth=1)
     with pytest.raises(ProtocolError, match="before Hello"):
         await link.shake_hands("me", b"1", SETTINGS)
+
+
+def test_what_a_peer_says_over_grpc_prints_safely() -> None:
+    nothing = grpc.aio.Metadata()
+    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details="\x1b[2Jbusy\n" + "x" * 1000)
+    sentence = str(explain("mallory", error))
+    assert sentence.startswith("mallory can't be reached or went away (")
+    assert sentence.isprintable()
+    assert len(sentence) < 250
+    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details="\x1b[2Jbusy")
+    assert "(?[2Jbusy)" in str(explain("mallory", error))
 
 
 async def test_another_protocol_version_is_named() -> None:

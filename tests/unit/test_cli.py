@@ -69,7 +69,21 @@ def card(tmp_path: Path) -> Path:
 def test_help_names_every_command(conlora: Conlora) -> None:
     code, out, _ = conlora("--help")
     assert code == 0
-    commands = ["init", "id", "check", "run", "status", "pause", "resume", "checkpoint", "export", "stop", "peers"]
+    commands = [
+        "init",
+        "id",
+        "check",
+        "run",
+        "status",
+        "pause",
+        "resume",
+        "checkpoint",
+        "export",
+        "stop",
+        "peers",
+        "consensus",
+        "top",
+    ]
     missing = [word for word in [*commands, "testbed", "Exit codes"] if word not in out]
     assert not missing
 

@@ -128,6 +128,25 @@ def test_one_node_and_a_graph_in_pieces(conlora: Conlora, node: FakeNode) -> Non
     assert "λ 1.000, s ∞ (not connected)" in conlora("consensus")[1]
 
 
+def test_top_without_a_terminal_asks_the_same_service(conlora: Conlora) -> None:
+    code, out, err = conlora("top")
+    assert (code, err) == (0, "")
+    assert out.startswith("mercy · training · notes")
+    assert rows(out)["loss"][0] == "0.25", "of the fourth round"
+    assert "federation of 3 nodes seen" in out
+
+
+def test_top_without_a_terminal_or_a_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conlora.yaml").write_text("name: mercy\n")
+    monkeypatch.setattr(sys, "argv", ["conlora", "top", "-c", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 3
+    assert "start it with `conlora run`" in capsys.readouterr().err
+
+
 def test_names_and_reasons_are_shown_as_they_are(conlora: Conlora, node: FakeNode) -> None:
     """Square brackets are no markup, whoever chose them."""
     hostile = "[red]x[/] [/nope]"

@@ -21,7 +21,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from tests.fakes import ALONE, DOWN, REFUSED, UP, FakeNode, rounds, status, view
 
-from conlora.cli.top import BLOCKS, Look, bar, frame, one_line, sparkline
+from conlora.cli.common import one_line
+from conlora.cli.top import BLOCKS, Look, bar, frame, sparkline
 from conlora.errors import NodeUnreachable
 from conlora.net.status import FederationNode, NodeStatus, RoundRecord
 

@@ -60,6 +60,11 @@ def human_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def one_line(text: str) -> str:
+    """What others have worded, with nothing in it that moves the cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def quiet_grpc() -> None:
     """gRPC's own log lines on standard error tell an operator nothing that our sentences don't."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

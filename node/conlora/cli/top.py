@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.text import Text
 
 from conlora.cli.admin import LINK_STYLES, admin_client
-from conlora.cli.common import ConfigOption, console, human_bytes, human_seconds
+from conlora.cli.common import ConfigOption, console, human_bytes, human_seconds, one_line
 from conlora.cli.consensus import FIGURES, with_bar
 
 if TYPE_CHECKING:
@@ -163,11 +163,6 @@ def bar(done: int, whole: int, width: int) -> str:
     """Progress; full only when all is done."""
     filled = min(width, width * done // whole) if whole > 0 else width
     return "█" * filled + "░" * (width - filled)
-
-
-def one_line(text: str) -> str:
-    """What others have worded, with nothing in it that moves the cursor."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 @dataclass(frozen=True, slots=True)
