@@ -92,7 +92,7 @@ class Forger:
     def record(self, **changes: Any) -> tuple[SketchHeader, bytes]:
         honest = {
             "federation": FEDERATION, "name": "x", "epoch": 1, "sequence": 1, "round": 1, "neighbours": [],
-            "before": BEFORE.tobytes(), "after": AFTER.tobytes(),
+            "before": BEFORE.tobytes(), "after": AFTER.tobytes(), "lifetime_seconds": 300,
         }  # fmt: skip
         return self.sign(SketchRecord(**{**honest, **changes}).SerializeToString())
 
@@ -193,6 +193,8 @@ SIGNED_BUT_WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "a name that rings": ("name", {"name": "a\x07"}),
     "a name of two lines": ("name", {"name": "a\nb"}),
     "a name that turns the line around": ("name", {"name": "a\u202eb"}),
+    "a life without end": ("lifetime", {"lifetime_seconds": 10**6}),
+    "no life at all": ("lifetime", {"lifetime_seconds": 0}),
     "no node id": ("neighbours", {"neighbours": ["anna"]}),
     "a node id with something behind it": ("neighbours", {"neighbours": [neighbours(1)[0] + "\n"]}),
     "too many neighbours": ("neighbours", {"neighbours": neighbours(MOST_NODES + 1)}),

@@ -1,7 +1,7 @@
 """Sketches spreading through federations of many shapes, on a fake clock, with links that lose, repeat and reorder."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networkx as nx
 import numpy as np
@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conlora.core.sketchbook import DEPARTED_SECONDS, LEAST_BYTES, MOST_NODES, Part, Record, Sketchbook, allowance
+from conlora.core.sketchbook import (
+    DEPARTED_SECONDS,
+    LEAST_BYTES,
+    LONGEST_LIFETIME_SECONDS,
+    MOST_NODES,
+    Part,
+    Record,
+    Sketchbook,
+    allowance,
+    lifetime,
+)
 from conlora.core.topology import named_graph
 
 RECORD_BYTES = 1000
@@ -220,6 +230,16 @@ def test_repeated_and_reordered_sketches_never_turn_time_back(data: st.DataObjec
     for _ in range(7):
         world.tick()
     assert all(world.rounds(node) == {str(other): 11 for other in graph} for node in graph)
+
+
+def test_where_rounds_are_long_records_live_long() -> None:
+    assert lifetime(1.0) == DEPARTED_SECONDS
+    assert lifetime(600.0) == 12_000
+    assert lifetime(1e9) == LONGEST_LIFETIME_SECONDS
+    book = Sketchbook("a", ["b"], RECORD_BYTES)
+    book.put(replace(record("c"), lifetime=lifetime(600.0)), 0.0, 0.0)
+    assert book.parts(11_999.0)
+    assert not book.parts(12_000.0)
 
 
 def test_ages_add_up_along_the_way() -> None:

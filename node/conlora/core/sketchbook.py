@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from conlora.core.schema import Vector
 
 MOST_NODES = 256  # others than this node and its configured peers; more are not taken in, so that state is bounded
-DEPARTED_SECONDS = 300.0  # a part that nobody has renewed for so long no longer counts
+DEPARTED_SECONDS = 300.0  # a record that was not renewed for so long no longer counts ...
+LIFETIME_ROUNDS = 20  # ... or for so many of its owner's rounds, where these are long: it may have many links to pass
+LONGEST_LIFETIME_SECONDS = 86_400.0
 RENEW_SECONDS = 60.0  # a node that stands still publishes its sketch again after so long
 SNAPSHOT_SHARE = 0.02  # what sketches may add to a snapshot's bytes on a link
 LEAST_BYTES = 128 * 1024  # ... or this much, where snapshots are small
@@ -20,7 +22,8 @@ class Record:
     """One node's sketches of one round: of what it published (`before` the mix) and of what it then had (`after`).
 
     epoch: the start of the node's daemon, nanoseconds of its own clock; sequence counts up within it. neighbours: node
-    ids over live edges. payload: the record as its owner has signed it, passed on unchanged.
+    ids over live edges. payload: the record as its owner has signed it, passed on unchanged. lifetime: seconds after which
+    it no longer counts, if it was not renewed.
     """
 
     node_id: str
@@ -32,6 +35,7 @@ class Record:
     before: Vector
     after: Vector
     payload: object
+    lifetime: float = DEPARTED_SECONDS
 
     @property
     def version(self) -> tuple[int, int]:
@@ -62,6 +66,11 @@ class _Debt:
     sent_at: dict[str, float] = field(default_factory=dict)
 
 
+def lifetime(round_seconds: float) -> float:
+    """Of a record whose owner finishes a round every so many seconds."""
+    return min(max(DEPARTED_SECONDS, LIFETIME_ROUNDS * round_seconds), LONGEST_LIFETIME_SECONDS)
+
+
 def allowance(snapshot_bytes: int) -> float:
     """Bytes of sketches that may go along with a snapshot of that size."""
     return max(SNAPSHOT_SHARE * snapshot_bytes, LEAST_BYTES)
@@ -87,7 +96,7 @@ class Sketchbook:
         held = self._held.get(record.node_id)
         if held is not None and held.record.version >= record.version:
             return False
-        if not 0 <= age < DEPARTED_SECONDS:
+        if not 0 <= age < record.lifetime:
             return False
         if held is None and record.node_id not in self._welcome:
             self.expire(now)
@@ -146,7 +155,7 @@ class Sketchbook:
 
     def expire(self, now: float) -> None:
         """Forgets the parts of nodes that have departed."""
-        for node in [node for node, held in self._held.items() if now - held.made_at >= DEPARTED_SECONDS]:
+        for node in [node for node, held in self._held.items() if now - held.made_at >= held.record.lifetime]:
             del self._held[node]
             for debt in self._debts.values():
                 debt.known.pop(node, None)

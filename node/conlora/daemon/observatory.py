@@ -9,7 +9,7 @@ import structlog
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Vector
 from conlora.core.sketch import Estimate, SketchLayout, distance, estimate
-from conlora.core.sketchbook import LEAST_BYTES, RENEW_SECONDS, Part, Sketchbook, allowance
+from conlora.core.sketchbook import DEPARTED_SECONDS, LEAST_BYTES, RENEW_SECONDS, Part, Sketchbook, allowance, lifetime
 from conlora.core.topology import from_neighbours, spectrum
 from conlora.errors import SketchRejected
 from conlora.net.identity import Identity, Peer
@@ -46,7 +46,8 @@ class Observatory:
         self._epoch = time.time_ns()
         self._sequence = 0
         self._own: tuple[int, list[str], Vector, Vector] | None = None
-        self._signed_at = 0.0
+        self._signed_at = self._mixed_at = 0.0
+        self._lifetime = DEPARTED_SECONDS
         self._layout: SketchLayout | None = None
         self._scribe: Scribe | None = None
         self._book: Sketchbook | None = None
@@ -77,6 +78,10 @@ class Observatory:
 
     def mixed(self, round_: int, neighbours: list[str], before: Vector, after: Vector) -> None:
         """This node has finished a mix; its sketches, each of shape `(layout.size,)`, are copied."""
+        now = time.monotonic()
+        if self._own:
+            self._lifetime = lifetime(now - self._mixed_at)
+        self._mixed_at = now
         self._own = (round_, neighbours, before.copy(), after.copy())
         self._sign()
 
@@ -167,7 +172,9 @@ class Observatory:
         round_, neighbours, before, after = self._own
         self._sequence += 1
         self._signed_at = time.monotonic()
-        record = self._scribe.sign(self._name, self._epoch, self._sequence, round_, neighbours, before, after)
+        record = self._scribe.sign(
+            self._name, self._epoch, self._sequence, round_, neighbours, before, after, self._lifetime
+        )
         self._book.put(record, 0.0, self._signed_at)
 
 

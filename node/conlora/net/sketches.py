@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import DecodeError
 
 from conlora.core.schema import Vector
-from conlora.core.sketchbook import MOST_NODES, Part, Record
+from conlora.core.sketchbook import DEPARTED_SECONDS, LONGEST_LIFETIME_SECONDS, MOST_NODES, Part, Record
 from conlora.errors import SketchRejected
 from conlora.net.identity import Identity, key_id
 from conlora.net.wire import SketchHeader, SketchRecord, Transfer
@@ -51,7 +51,15 @@ class Scribe:
         return self.record_bytes + 80 * MOST_NODES
 
     def sign(
-        self, name: str, epoch: int, sequence: int, round_: int, neighbours: list[str], before: Vector, after: Vector
+        self,
+        name: str,
+        epoch: int,
+        sequence: int,
+        round_: int,
+        neighbours: list[str],
+        before: Vector,
+        after: Vector,
+        lifetime: float = DEPARTED_SECONDS,
     ) -> Record:
         """This node's own record."""
         content = SketchRecord(
@@ -63,19 +71,21 @@ class Scribe:
             neighbours=neighbours,
             before=_bytes(before),
             after=_bytes(after),
+            lifetime_seconds=int(lifetime),
         ).SerializeToString()
         header = SketchHeader(
             nbytes=len(content), public_key=self._public, signature=self._key.sign(PURPOSE + content, _ALGORITHM)
         )
+        payload = Transfer(header, content)
         return Record(
-            self._node_id, name, epoch, sequence, round_, tuple(neighbours), before, after, Transfer(header, content)
+            self._node_id, name, epoch, sequence, round_, tuple(neighbours), before, after, payload, int(lifetime)
         )
 
     def read(self, header: SketchHeader, payload: bytearray) -> Record:
         """The record that a neighbour has passed on.
 
-        Raises SketchRejected with reason `key`, `signature`, `format`, `federation`, `name`, `neighbours`, `size` or
-        `not-finite`.
+        Raises SketchRejected with reason `key`, `signature`, `format`, `federation`, `name`, `neighbours`, `lifetime`,
+        `size` or `not-finite`.
         """
         content = bytes(payload)
         node_id = _owner(header, content)
@@ -89,6 +99,8 @@ class Scribe:
             raise SketchRejected("name", "the owner's name is empty, too long or not printable")
         if len(record.neighbours) > MOST_NODES or not all(map(NODE_ID.fullmatch, record.neighbours)):
             raise SketchRejected("neighbours", "the neighbours are too many, or no node ids")
+        if not 0 < record.lifetime_seconds <= LONGEST_LIFETIME_SECONDS:
+            raise SketchRejected("lifetime", "the record is to count for ever, or not at all")
         before, after = self._vector(record.before), self._vector(record.after)
         transfer = Transfer(header, content)
         return Record(
@@ -101,6 +113,7 @@ class Scribe:
             before,
             after,
             transfer,
+            record.lifetime_seconds,
         )
 
     def _vector(self, data: bytes) -> Vector:
