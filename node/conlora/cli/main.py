@@ -5,7 +5,7 @@ import sys
 import typer
 
 from conlora import __version__
-from conlora.cli import admin, consensus, node, peers, testbed
+from conlora.cli import admin, consensus, dashboard, node, peers, testbed
 from conlora.cli.common import quiet_grpc
 from conlora.errors import ConLoRAError
 
@@ -23,6 +23,7 @@ app.add_typer(peers.app, name="peers")
 node.register(app)
 admin.register(app)
 consensus.register(app)
+dashboard.register(app)
 
 
 def _version(wanted: bool) -> None:
