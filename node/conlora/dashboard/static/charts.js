@@ -30,20 +30,24 @@ function plot(place, traces, layout) {
 
 const pair = (a, b) => (a < b ? `${a} ${b}` : `${b} ${a}`);
 
-/** Every edge that any of the nodes knows of; where they differ, as the selected one sees it. */
+/** Every edge that any of the nodes knows of; where they differ, as the selected one sees it. A link breaks for both ends. */
 function knownEdges(nodes, selected, moment) {
   const edges = new Map();
+  const broken = new Set();
+  for (const { status } of nodes.filter((node) => node.status && !node.error)) {
+    for (const peer of status.peers) if (peer.link !== "up") broken.add(pair(status.node_id, peer.node_id));
+  }
   for (const node of [...nodes.filter((each) => each !== selected), selected]) {
     for (const peer of node?.status?.peers ?? []) {
       const ends = [node.status.node_id, peer.node_id];
-      if (!edges.get(pair(...ends))?.live) edges.set(pair(...ends), { ends, live: peer.link === "up", error: null });
+      if (!edges.has(pair(...ends))) edges.set(pair(...ends), { ends, error: null });
     }
     for (const edge of node?.consensus?.graph ?? []) {
       const ends = [edge.node_id, edge.other_id];
-      edges.set(pair(...ends), { ends, live: true, error: edge[`error_${moment}`] });
+      edges.set(pair(...ends), { ends, error: edge[`error_${moment}`] });
     }
   }
-  return [...edges.values()];
+  return [...edges].map(([key, edge]) => ({ ...edge, live: !broken.has(key) }));
 }
 
 /** Every node that any of the nodes knows of. */
@@ -54,11 +58,11 @@ function knownNodes(nodes, selected) {
       if (!known.has(peer.node_id)) known.set(peer.node_id, { name: peer.name });
     }
     for (const { node_id: id, name, round, age_seconds: age } of node?.consensus?.nodes ?? []) {
-      known.set(id, { ...known.get(id), name, round, stale: age >= FRESH_SECONDS });
+      known.set(id, { ...known.get(id), name, round, stale: known.get(id)?.down || age >= FRESH_SECONDS });
     }
     if (node?.status) {
       const { node_id: id, name, accuracy, round } = node.status;
-      known.set(id, { ...known.get(id), name, accuracy, round, stale: Boolean(node.error) });
+      known.set(id, { ...known.get(id), name, accuracy, round, ...(node.error && { stale: true, down: true }) });
     }
   }
   return known;
@@ -89,9 +93,10 @@ export function drawGraph(place, note, state, selected) {
 
   const lines = edges.map(({ ends, live, error }) => ({
     x: ends.map((id) => places[id][0]), y: ends.map((id) => places[id][1]), mode: "lines", hoverinfo: "skip",
-    line: error === null
-      ? { color: UNKNOWN, width: 1.5, dash: live ? "solid" : "dot" }
-      : { color: scaleColour(errorScale, error / largest), width: 4 },
+    line: {
+      ...(error === null ? { color: UNKNOWN, width: 2 } : { color: scaleColour(errorScale, error / largest), width: 4 }),
+      dash: live ? "solid" : "dot",
+    },
   }));
   const middles = {
     x: edges.map(({ ends: [a, b] }) => (places[a][0] + places[b][0]) / 2),
@@ -100,7 +105,7 @@ export function drawGraph(place, note, state, selected) {
     meta: "edges", customdata: edges.map(({ ends, error }) => [...ends, error]),
     hovertext: edges.map(({ ends, error, live }) => {
       const ends_ = ends.map((id) => plain(names.get(id) ?? id)).join(" – ");
-      return `${ends_}<br>${error !== null ? `error ${number(error)}` : live ? "error not known yet" : "no link"}`;
+      return `${ends_}<br>error ${error === null ? "not known" : number(error)}${live ? "" : "<br>no link now"}`;
     }),
   };
   const known = nodes.map(([, node]) => node.accuracy).filter((accuracy) => accuracy != null);
@@ -111,12 +116,14 @@ export function drawGraph(place, note, state, selected) {
     x: nodes.map(([id]) => places[id][0]), y: nodes.map(([id]) => places[id][1]), mode: "markers+text", hoverinfo: "text",
     meta: "nodes", customdata: nodes.map(([id, node]) => [id, node.accuracy ?? null]), cliponaxis: false,
     marker: {
-      size: 26, opacity: nodes.map(([, node]) => (node.stale ? 0.5 : 1)),
-      color: nodes.map(([, { accuracy }]) => (accuracy == null ? UNKNOWN : scaleColour(accuracyScale, (accuracy - low) / (high - low)))),
+      size: 26, color: nodes.map(([, { accuracy, stale }]) => {
+        const colour = accuracy == null ? UNKNOWN : scaleColour(accuracyScale, (accuracy - low) / (high - low));
+        return stale ? scaleColour([colour, css("card")], 0.7) : colour;
+      }),
       line: { color: nodes.map(([id]) => (id === own ? css("ink") : css("card"))), width: nodes.map(([id]) => (id === own ? 3 : 2)) },
     },
-    text: nodes.map(([, node]) => plain(node.name, 14)), textfont: { size: 12 },
-    textposition: nodes.map(([id]) => (places[id][1] >= 0 ? "top center" : "bottom center")),
+    text: nodes.map(([, node]) => plain(node.name, 14)), textfont: { size: 12, shadow: `0 0 3px ${css("card")}, 0 0 3px ${css("card")}` },
+    textposition: nodes.map(([id]) => (places[id][1] > -0.01 ? "top center" : "bottom center")),
     hovertext: nodes.map(([, node]) =>
       [plain(node.name, 60), node.round == null ? "not seen" : `round ${node.round}`, `accuracy ${number(node.accuracy)}`].join("<br>"),
     ),
@@ -130,7 +137,7 @@ export function drawGraph(place, note, state, selected) {
     xaxis: { ...axis, range: [-1.45, 1.45] }, yaxis: { ...axis, range: [-1.28, 1.28] },
   });
   const grey = nodes.some(([, node]) => node.accuracy == null) ? " Grey nodes tell their accuracy to nobody, or have none yet." : "";
-  note.textContent = nodes.length ? `Edge errors are estimated from sketches. Ringed: the node whose view this is.${grey}` : "";
+  note.textContent = nodes.length ? `Edge errors are estimated from sketches. Ringed: whose view this is. Pale: not heard of for a while. Dotted: no link now.${grey}` : "";
 }
 
 // --- by round --------------------------------------------------------------------------------------------------------
@@ -138,7 +145,7 @@ export function drawGraph(place, note, state, selected) {
 const CURVES = [
   ...["D", "V", "C"].map((name) => ({ id: name, title: name, series: [[name]] })),
   { id: "E", title: "E_A", hint: "dashes: E_B", series: [["E_A"], ["E_B", "dash"]] },
-  { id: "amplification", title: "amplification", hint: "dots: of this node's own edges", series: [["amplification"]], own: "amplification" },
+  { id: "amplification", title: "amplification", hint: "dots: of own edges", series: [["amplification"]], own: "amplification" },
   { id: "relative", title: "relative", series: [["relative"]], percent: true },
   { id: "edge_error", title: "edge error", hint: "each node's mean, before mix", nodes: "edge_error" },
   { id: "loss", title: "loss", hint: "each node's, in training", nodes: "loss" },
@@ -158,9 +165,9 @@ export function drawCurves(place, state, selected) {
     const traces = curve.nodes ? perNode(curve.nodes, state) : ofFederation(curve, state, selected);
     const rounds = traces.flatMap((trace) => trace.x);
     const last = Math.max(1, ...rounds);
-    const axis = { gridcolor: css("faint"), zeroline: false, fixedrange: true, tickfont: { size: 10 } };
+    const axis = { gridcolor: css("faint"), zeroline: false, fixedrange: true, tickfont: { size: 10 }, ticklabelstandoff: 4 };
     plot(document.getElementById(`curve-${curve.id}`), traces, {
-      margin: { l: 46, r: 10, t: 8, b: 30 }, hovermode: "closest",
+      margin: { l: 48, r: 10, t: 8, b: 36 }, hovermode: "closest",
       xaxis: { ...axis, range: [0, last * 1.04], nticks: 6, title: { text: "round", font: { size: 10 }, standoff: 4 } },
       yaxis: { ...axis, rangemode: curve.nodes === "accuracy" ? "normal" : "tozero", nticks: 5, tickformat: curve.percent ? ".0%" : "" },
     });
@@ -177,15 +184,21 @@ function ofFederation(curve, state, selected) {
   const colour = css(selected?.status?.rule === "freeze-a" ? "freeze-a" : "lora");
   const traces = curve.series.map(([name, dash]) => {
     const trace = points(records, (record) => record[state.moment]?.[name]);
-    const bar = selected?.consensus?.[state.moment]?.bars[name];
-    const at = trace.x.length - 1;
     return {
-      ...trace, name: name, line: { color: colour, width: 2, dash: dash ?? "solid" }, marker: { color: colour, size: 5 },
+      ...trace, name, line: { color: colour, width: 2, dash: dash ?? "solid" }, marker: { color: colour, size: 5 },
       hoverinfo: "text", hovertext: trace.y.map((y, i) => `${name} ${figureText(name, y)}, round ${trace.x[i]}`),
-      // Of earlier rounds no bars are kept.
-      error_y: { type: "data", array: trace.x.map((_, i) => (i === at && bar ? bar : 0)), color: colour, thickness: 1.2, width: 3, visible: Boolean(bar) },
     };
   });
+  // The history tells how it was when each round ended; this is how it is now.
+  const now = selected?.consensus?.[state.moment];
+  for (const [name] of now ? curve.series : []) {
+    const [value, bar] = [now.figures[name], now.bars[name]];
+    traces.push({
+      x: [selected.consensus.round], y: [value], mode: "markers", name: `${name} now`, marker: { color: colour, size: 7 },
+      hoverinfo: "text", hovertext: `${name} now ${figureText(name, value)} ± ${figureText(name, bar)}`,
+      error_y: { type: "data", array: [bar], color: colour, thickness: 1.2, width: 3, visible: Boolean(bar) },
+    });
+  }
   if (curve.own) {
     const trace = points(records, (record) => record[curve.own]);
     const hovertext = trace.y.map((y, i) => `own edges ${number(y)}, round ${trace.x[i]}`);
@@ -249,13 +262,15 @@ export function drawLayers(place, note, state, selected) {
       hovertext: rows.map((i) => edges.map(({ names }, j) => `${plain(shortModule(modules[i]), 80)}<br>${names.map((name) => plain(name)).join(" – ")} ${number(errors[i][j])}`)),
     });
   }
+  const across = edges.map(({ names }) => names.map((name) => plain(name, 9)).join(" – "));
+  const labels = Math.max(8, ...edges.map(({ names }) => names.map((name) => short(name, 9)).join(" – ").length)) * 5.6 + 16;
   const split = edges.length ? Math.min(0.7, Math.max(0.36, 6 / (6 + edges.length))) : 1;
   const ticks = (texts, angle) => ({ tickvals: texts.map((_, i) => i), ticktext: texts, tickangle: angle, showgrid: false, zeroline: false, fixedrange: true, tickfont: { size: 10 }, side: "top" });
-  place.style.height = `${Math.max(160, 15 * rows.length + 130)}px`;
+  place.style.height = `${Math.max(160, 16 * rows.length + labels + 8)}px`;
   plot(place, traces, {
-    margin: { l: narrow ? 92 : 150, r: edges.length ? 50 : 8, t: 100, b: 6 }, hovermode: "closest",
+    margin: { l: narrow ? 92 : 150, r: edges.length ? 50 : 8, t: labels, b: 6 }, hovermode: "closest",
     xaxis: { ...ticks(columns.map((name) => (name === "amplification" ? "amplif." : name)), -90), domain: [0, split - 0.02] },
-    xaxis2: { ...ticks(edges.map(({ names }) => names.map((name) => plain(name, 9)).join(" – ")), -90), domain: [split, 1] },
+    xaxis2: { ...ticks(across, -90), domain: [split, 1] },
     yaxis: { ...ticks(modules.map((module) => plain(shortEnd(shortModule(module), narrow ? 15 : 26), 40)), 0), autorange: "reversed", side: "left" },
   });
   note.textContent =

@@ -4,6 +4,7 @@ import { drawCurves, drawGraph, drawLayers } from "./charts.js";
 import { element, nodeColours, seconds, short } from "./format.js";
 import { fillFacts, fillFigures, fillMembers, fillNeighbours } from "./tables.js";
 
+const MOST_REASONS = 2; // nodes that are down for the same reason need not all say so
 const page = (id) => document.getElementById(id);
 const state = {
   nodes: [], // as /api/view tells them
@@ -96,12 +97,15 @@ function draw() {
 }
 
 function fillNotice() {
-  const lines = state.nodes
-    .filter((node) => node.error)
-    .map((node) => {
-      const age = node.seen_seconds === null ? "" : `; shown as it was ${seconds(node.seen_seconds)} ago`;
-      return `${node.name}: ${node.error}${age}`;
-    });
+  const down = state.nodes.filter((node) => node.error);
+  const lines = down.slice(0, MOST_REASONS).map((node) => {
+    const age = node.seen_seconds === null ? "" : `; shown as it was ${seconds(node.seen_seconds)} ago`;
+    return `${short(node.name)}: ${node.error}${age}`;
+  });
+  if (down.length > MOST_REASONS) {
+    lines.push(`Nor do these answer: ${down.slice(MOST_REASONS).map((node) => short(node.name)).join(", ")}.`);
+  }
+  lines.push(...state.nodes.filter((node) => node.status?.message).map((node) => `${short(node.name)}: ${node.status.message}`));
   if (state.cutOff) {
     lines.unshift(`The dashboard does not answer since ${state.cutOff.toLocaleTimeString()}; what you see is older.`);
   } else if (!state.nodes.length) {

@@ -84,8 +84,14 @@ export function colorscale(colours) {
 export function scaleColour(colours, share) {
   const at = Math.min(Math.max(share, 0), 1) * (colours.length - 1);
   const i = Math.min(Math.floor(at), colours.length - 2);
-  const [from, to] = [colours[i], colours[i + 1]].map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
+  const [from, to] = [colours[i], colours[i + 1]].map(parts);
   return `rgb(${from.map((part, k) => Math.round(part + (to[k] - part) * (at - i))).join(",")})`;
+}
+
+/** Red, green and blue of #rrggbb or rgb(r,g,b). */
+function parts(colour) {
+  if (!colour.startsWith("#")) return colour.match(/\d+/g).map(Number);
+  return [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16));
 }
 
 /** A colour of the style sheet. */

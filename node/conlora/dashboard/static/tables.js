@@ -12,6 +12,15 @@ export const FIGURES = {
   amplification: "spread of BA for each unit of spread in A and B",
   relative: "V beside the update itself",
 };
+const NEIGHBOUR = { // columns; on phones each cell has its heading beside it
+  link: "link",
+  age: "snapshot",
+  weight: "weight",
+  product: "‖Pi − Pj‖",
+  a: "‖Ai − Aj‖",
+  b: "‖Bi − Bj‖",
+  bytes: "sent / received",
+};
 export const figureText = (name, value) => (name === "relative" ? percent(value) : number(value));
 
 export function fillFacts(federation, setup, facts, node) {
@@ -22,7 +31,7 @@ export function fillFacts(federation, setup, facts, node) {
   setup.textContent = status ? [status.rule, status.mode, `seen by ${short(status.name)}`].join(" · ") : "";
   if (!status) return facts.replaceChildren();
   const rows = [
-    ["state", status.state, status.message ? `${status.state}: ${status.message}` : status.state],
+    ["state", status.state, node.error ? "down" : status.state],
     ["round", status.round, `${status.round} of ${status.rounds}`],
     ["nodes", consensus?.nodes.length, consensus?.nodes.length ? String(consensus.nodes.length) : "–"],
     ["loss", status.loss, number(status.loss)],
@@ -30,6 +39,7 @@ export function fillFacts(federation, setup, facts, node) {
     ["lambda", consensus?.rho, number(consensus?.rho), "λ"],
     ["s", consensus?.s, consensus?.s == null && consensus?.rho === 1 ? "∞" : number(consensus?.s)],
   ];
+  facts.className = node.error ? "stale" : "";
   facts.replaceChildren(
     ...rows.map(([name, value, text, label]) =>
       element("div", {}, element("dt", {}, label ?? name), valued("dd", value, { "data-fact": name }, text)),
@@ -64,7 +74,8 @@ export function fillNeighbours(table, node) {
   const edges = new Map((node?.consensus?.edges ?? []).map((edge) => [edge.node_id, edge]));
   const rows = (node?.status?.peers ?? []).map((peer) => {
     const edge = edges.get(peer.node_id);
-    const cell = (field, value, text) => valued("td", value, { "data-peer": peer.name, "data-field": field }, text);
+    const cell = (field, value, text) =>
+      valued("td", value, { "data-peer": peer.name, "data-field": field, "data-label": NEIGHBOUR[field] }, text);
     const why = peer.link === "up" ? "" : peer.last_error;
     return element(
       "tr",
@@ -80,11 +91,7 @@ export function fillNeighbours(table, node) {
       element("td", { class: "why" }, why),
     );
   });
-  const norms = ["‖Pi − Pj‖", "‖Ai − Aj‖", "‖Bi − Bj‖"];
-  table.replaceChildren(
-    heading("neighbour", "link", "snapshot", "weight", ...norms, "sent / received", ""),
-    element("tbody", {}, ...rows),
-  );
+  table.replaceChildren(heading("neighbour", ...Object.values(NEIGHBOUR), ""), element("tbody", {}, ...rows));
 }
 
 export function fillMembers(table, node, moment) {
@@ -100,7 +107,7 @@ export function fillMembers(table, node, moment) {
       cell("distance", member[`distance_${moment}`], number(member[`distance_${moment}`])),
     );
   });
-  const distance = `distance from the mean, ${moment} mix`;
+  const distance = `from the mean, ${moment} mix`;
   table.replaceChildren(heading("node", "round", "age", distance), element("tbody", {}, ...rows));
 }
 
