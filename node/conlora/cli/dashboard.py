@@ -17,7 +17,7 @@ def dashboard(
     nodes: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="NODE",
+            metavar="NODE...",
             envvar="CONLORA_CONFIG",
             help="Nodes' files, directories or admin sockets, or testbeds' directories. Default: ./conlora.yaml, then "
             "/etc/conlora.",

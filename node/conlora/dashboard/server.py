@@ -124,13 +124,20 @@ def _host_check(listening: str) -> Callable[[str], bool]:
     )
 
     def allowed(header: str) -> bool:
-        try:
-            host = urlsplit(f"//{header}").hostname or ""
-        except ValueError:
-            return False
+        host, _ = _split(header)
         return host in names or (public and _address(host) is not None)
 
     return allowed
+
+
+def _split(address: str) -> tuple[str, int | None]:
+    """Host, in small letters and without brackets, and port of `host` or `host:port`; an empty host where it is neither."""
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "", None
+    return (host, port) if host and parts.netloc == address and "@" not in address else ("", None)
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -151,12 +158,8 @@ def listen(address: str, public: bool) -> tuple[socket.socket, str]:
 
     Raises ConfigError where the address is malformed, taken, or open to the network while `public` is not set.
     """
-    try:
-        parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or port is None or parts.netloc != address:
+    host, port = _split(address)
+    if not host or port is None:
         raise ConfigError(f"--listen: {address!r} is not an address; write host:port, such as 127.0.0.1:8088")
     if not public and not is_loopback(host):
         raise ConfigError(

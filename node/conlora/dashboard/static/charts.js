@@ -152,7 +152,16 @@ const CURVES = [
   { id: "accuracy", title: "accuracy", hint: "each node's, on held-out rows", nodes: "accuracy" },
 ];
 
+let curvesOf = ""; // what the curves show: long histories are not gone through each second
+
 export function drawCurves(place, state, selected) {
+  const { key, status, consensus } = selected ?? {};
+  const now = consensus?.[state.moment];
+  const contents = JSON.stringify([
+    state.news, state.nodes.map((node) => [node.key, node.name]), key, status?.rule, state.moment, isDark(), consensus?.round, now?.figures, now?.bars,
+  ]);
+  if (contents === curvesOf) return;
+  curvesOf = contents;
   if (!place.children.length) {
     place.append(
       ...CURVES.map(({ id, title, hint }) => {

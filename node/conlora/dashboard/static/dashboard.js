@@ -10,6 +10,7 @@ const state = {
   nodes: [], // as /api/view tells them
   places: {}, // node id -> [x, y]
   history: new Map(), // node's key -> its rounds, oldest first
+  news: 0, // counts changes of histories
   selected: null, // a node's key
   moment: "after", // of the last mix: before or after
   colours: new Map(), // node's key -> colour of its curves
@@ -22,6 +23,7 @@ const stream = new EventSource("api/stream");
 
 stream.addEventListener("begin", () => {
   state.history.clear();
+  state.news += 1;
   state.cutOff = null;
 });
 
@@ -29,6 +31,7 @@ stream.addEventListener("history", (event) => {
   const { key, from, rounds } = JSON.parse(event.data);
   const kept = (state.history.get(key) ?? []).filter((record) => record.round < from);
   state.history.set(key, [...kept, ...rounds]);
+  state.news += 1;
 });
 
 stream.addEventListener("view", (event) => {
@@ -73,10 +76,12 @@ page("theme").addEventListener("click", () => {
   applyTheme();
 });
 prefersDark.addEventListener("change", applyTheme);
+document.addEventListener("visibilitychange", draw);
 
 // --- what is shown ---------------------------------------------------------------------------------------------------
 
 function draw() {
+  if (document.hidden) return;
   for (const button of page("moment").children) {
     button.setAttribute("aria-pressed", String(button.dataset.moment === state.moment));
   }

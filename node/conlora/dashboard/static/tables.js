@@ -14,8 +14,8 @@ export const FIGURES = {
 };
 const NEIGHBOUR = { // columns; on phones each cell has its heading beside it
   link: "link",
-  age: "snapshot",
   weight: "weight",
+  age: "snapshot",
   product: "‖Pi − Pj‖",
   a: "‖Ai − Aj‖",
   b: "‖Bi − Bj‖",
@@ -82,8 +82,8 @@ export function fillNeighbours(table, node) {
       { class: peer.link === "up" ? "" : "stale" },
       element("td", { class: "name", title: peer.name }, peer.name),
       cell("link", peer.link, peer.link),
-      cell("age", peer.snapshot_age_seconds, peer.snapshot_round === null ? "–" : `${seconds(peer.snapshot_age_seconds)}, round ${peer.snapshot_round}`),
       cell("weight", peer.weight, number(peer.weight)),
+      cell("age", peer.snapshot_age_seconds, peer.snapshot_round === null ? "–" : `${seconds(peer.snapshot_age_seconds)}, round ${peer.snapshot_round}`),
       cell("product", edge?.error.product, number(edge?.error.product)),
       cell("a", edge?.error.a, number(edge?.error.a)),
       cell("b", edge?.error.b, number(edge?.error.b)),
