@@ -287,3 +287,12 @@ async def test_a_node_that_goes_away_and_comes_back(browser: Browser, dashboard:
         await again.start()
         await page.wait_for_selector("#notice", state="hidden", timeout=SOON)
         assert await page.inner_text('#nodes [data-node="mercy"] small') == "round 5"
+
+
+async def test_a_federation_of_one_has_no_curve(browser: Browser, dashboard: Dashboard) -> None:
+    records = dashboard.nodes[0].records
+    records[0] = dataclasses.replace(records[0], nodes=1)
+    async with opened(browser, dashboard.url) as page:
+        curve = (await chart(page, "curve-V"))[0]
+        assert curve["x"] == [2, 3, 4, 5]
+        assert (await chart(page, "curve-loss"))[-1]["x"] == [1, 2, 3, 4, 5]

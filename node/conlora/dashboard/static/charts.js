@@ -170,10 +170,9 @@ export function drawCurves(place, state, selected) {
       }),
     );
   }
+  const last = Math.max(1, ...[...state.history.values()].map((records) => records.at(-1)?.round ?? 0));
   for (const curve of CURVES) {
     const traces = curve.nodes ? perNode(curve.nodes, state) : ofFederation(curve, state, selected);
-    const rounds = traces.flatMap((trace) => trace.x);
-    const last = Math.max(1, ...rounds);
     const axis = { gridcolor: css("faint"), zeroline: false, fixedrange: true, tickfont: { size: 10 }, ticklabelstandoff: 4 };
     plot(document.getElementById(`curve-${curve.id}`), traces, {
       margin: { l: 48, r: 10, t: 8, b: 36 }, hovermode: "closest",
@@ -192,7 +191,8 @@ function ofFederation(curve, state, selected) {
   const records = state.history.get(selected?.key) ?? [];
   const colour = css(selected?.status?.rule === "freeze-a" ? "freeze-a" : "lora");
   const traces = curve.series.map(([name, dash]) => {
-    const trace = points(records, (record) => record[state.moment]?.[name]);
+    // Of one node alone they are all 0, which says nothing about the federation.
+    const trace = points(records, (record) => (record.nodes > 1 ? record[state.moment]?.[name] : null));
     return {
       ...trace, name, line: { color: colour, width: 2, dash: dash ?? "solid" }, marker: { color: colour, size: 5 },
       hoverinfo: "text", hovertext: trace.y.map((y, i) => `${name} ${figureText(name, y)}, round ${trace.x[i]}`),
@@ -266,7 +266,7 @@ export function drawLayers(place, note, state, selected) {
   if (edges.length) {
     const errors = rows.map((i) => edges.map((edge) => edge.layers[i].product));
     traces.push({
-      type: "heatmap", meta: "edges", x: edges.map((_, j) => j), y: rows, z: errors, xaxis: "x2", xgap: 1, ygap: 1, zmin: 0, colorscale: scale,
+      type: "heatmap", meta: "edges", x: edges.map((_, j) => j), y: rows, z: errors, xaxis: "x2", xgap: 1, ygap: 1, zmin: 0, zmax: Math.max(...errors.flat()) || 1, colorscale: scale,
       hoverinfo: "text", colorbar: { thickness: 9, outlinewidth: 0, tickfont: { size: 10 }, nticks: 5, len: 1, x: 1.01 },
       hovertext: rows.map((i) => edges.map(({ names }, j) => `${plain(shortModule(modules[i]), 80)}<br>${names.map((name) => plain(name)).join(" – ")} ${number(errors[i][j])}`)),
     });
