@@ -5,7 +5,7 @@ import sys
 import typer
 
 from conlora import __version__
-from conlora.cli import admin, consensus, node, peers, testbed, top
+from conlora.cli import admin, consensus, dashboard, node, peers, testbed, top
 from conlora.cli.common import quiet_grpc
 from conlora.errors import ConLoRAError
 
@@ -24,6 +24,7 @@ node.register(app)
 admin.register(app)
 consensus.register(app)
 top.register(app)
+dashboard.register(app)
 
 
 def _version(wanted: bool) -> None:
