@@ -87,6 +87,19 @@ def test_the_table(conlora: Conlora) -> None:
     assert "module" not in table
 
 
+@pytest.mark.parametrize("width", [80, 40])
+def test_no_figure_is_cut_off_on_a_narrow_terminal(
+    conlora: Conlora, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    _, wide, _ = conlora("consensus", "--layers")
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, narrow, _ = conlora("consensus", "--layers")
+    assert "…" not in narrow
+    assert [word for word in wide.split() if word[0].isdigit()] == [
+        word for word in narrow.split() if word[0].isdigit()
+    ]
+
+
 def test_json_is_what_the_api_says(conlora: Conlora, node: FakeNode) -> None:
     for reply in (view(), ALONE, view(s=None)):
         node.seen = reply

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,7 @@ FIGURES = {  # what each figure says, for people who have not the paper at hand
     "relative": "V beside the update itself",
 }
 FRESH_SECONDS = 60.0
+NARROWEST, WIDEST = 80, 2000  # characters
 
 
 def register(app: typer.Typer) -> None:
@@ -52,10 +54,19 @@ def consensus(
             if json:
                 print_json(asdict(view))
             else:
-                console.print(render(view, layers))
+                console.print(render(view, layers), width=_width(view, layers), crop=False)
             if not watch:
                 return
             time.sleep(seconds)
+
+
+def _width(view: "ConsensusView", layers: bool) -> int:
+    """The terminal's width, or as much as the tables need: a figure that is cut off says something else."""
+    needed = NARROWEST
+    if layers and view.after:
+        options = console.options.update(max_width=WIDEST)
+        needed = max(needed, Measurement.get(console, options, _layers(view, view.after)).maximum)
+    return max(console.width, needed)
 
 
 def _watch(look: Callable[[], RenderableType], seconds: float) -> None:
@@ -157,5 +168,5 @@ def _amplified(error: "EdgeError") -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 or not column else "right", no_wrap=True)
+        table.add_column(column, justify="left" if i == 0 or not column else "right", no_wrap=bool(column))
     return table
