@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
@@ -54,7 +54,7 @@ def consensus(
             if json:
                 print_json(asdict(view))
             else:
-                console.print(render(view, layers), width=_width(view, layers), crop=False)
+                Console(highlight=False, width=_width(view, layers)).print(render(view, layers))
             if not watch:
                 return
             time.sleep(seconds)
