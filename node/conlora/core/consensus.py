@@ -132,11 +132,11 @@ def product_distance(b1: Matrix, a1: Matrix, b2: Matrix, a2: Matrix) -> float:
 
 def edge_errors(own: Factors, other: Factors) -> list[EdgeError]:
     """One neighbour's errors, module by module in the order of `own`."""
-    return [
-        EdgeError(product_distance(*own[module], *other[module]), distance(own[module][1], other[module][1]),
-                  distance(own[module][0], other[module][0]))
-        for module in own
-    ]  # fmt: skip
+    return [_edge_error(*own[module], *other[module]) for module in own]
+
+
+def _edge_error(b1: Matrix, a1: Matrix, b2: Matrix, a2: Matrix) -> EdgeError:
+    return EdgeError(product_distance(b1, a1, b2, a2), distance(a1, a2), distance(b1, b2))
 
 
 def total(errors: Iterable[EdgeError]) -> EdgeError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conlora.core.consensus import Consensus, Factors, consensus, factors, measure
+from conlora.core.consensus import Factors, Sums, consensus, factors, measure
 from conlora.core.schema import Vector
 from conlora.errors import TrainingFailed
 from conlora.store.history import History
@@ -18,7 +18,10 @@ EVALUATION_SECONDS = 3600.0
 
 
 def consensus_by_round(setups: Sequence[NodeSetup], interrupts: Interrupts) -> list[dict[str, Any]]:
-    """Consensus error before and after the mix of every round that all nodes recorded."""
+    """Consensus error before and after the mix of every round that all nodes recorded, in total and module by module.
+
+    `layers` is there for the last round only.
+    """
     recordings = [Recording(setup.state / "recording") for setup in setups]
     common = set.intersection(*(set(recording.rounds()) for recording in recordings))
     if not common:
@@ -29,16 +32,20 @@ def consensus_by_round(setups: Sequence[NodeSetup], interrupts: Interrupts) -> l
         vectors = [recording.load(round_) for recording in recordings]
         before = _measure(recordings, [published for published, _ in vectors])
         after = _measure(recordings, [mixed for _, mixed in vectors])
-        measured.append({"round": round_, "before": before.to_json(), "after": after.to_json()})
+        measured.append({"round": round_, "before": consensus(before).to_json(), "after": consensus(after).to_json()})
+    measured[-1]["layers"] = {
+        module: {"before": before[module].consensus().to_json(), "after": after[module].consensus().to_json()}
+        for module in before
+    }
     return measured
 
 
-def _measure(recordings: Sequence[Recording], vectors: Sequence[Vector]) -> Consensus:
+def _measure(recordings: Sequence[Recording], vectors: Sequence[Vector]) -> dict[str, Sums]:
     nodes: list[Factors] = [
         factors(recording.schema, vector, recording.frozen)
         for recording, vector in zip(recordings, vectors, strict=True)
     ]
-    return consensus(measure(nodes))
+    return measure(nodes)
 
 
 def evaluate(
