@@ -232,6 +232,23 @@ def test_repeated_and_reordered_sketches_never_turn_time_back(data: st.DataObjec
     assert all(world.rounds(node) == {str(other): 11 for other in graph} for node in graph)
 
 
+def test_who_hears_of_a_node_first_hand_is_not_told_of_it_again() -> None:
+    """On the complete graph each record travels once over each of its owner's links, and no further."""
+    world = World(named_graph("complete", 7))
+    for node in world.graph:
+        others = tuple(str(other) for other in world.graph if other != node)
+        world.books[node].put(replace(record(str(node)), neighbours=others), 0.0, 0.0)
+    for _ in range(5):
+        world.tick()
+    assert world.carried == 7 * 6
+    assert all(len(world.rounds(node)) == 7 for node in world.graph)
+
+
+def test_who_stands_still_does_not_lag() -> None:
+    assert Part(record("a"), 7.0).lag == 7
+    assert Part(replace(record("a"), still=True), 7.0).lag == 0
+
+
 def test_where_rounds_are_long_records_live_long() -> None:
     assert lifetime(1.0) == DEPARTED_SECONDS
     assert lifetime(600.0) == 12_000

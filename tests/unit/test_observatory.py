@@ -71,8 +71,8 @@ def carry(sender: Observatory, me: Peer, receiver: Observatory, to: Peer) -> int
 def test_nodes_that_stand_still_stay_in_each_others_pictures(tmp_path: Path, clock: Clock) -> None:
     a_id, b_id = create_identity(tmp_path / "a"), create_identity(tmp_path / "b")
     a, b = opened(a_id, "a", card("b", b_id)), opened(b_id, "b", card("a", a_id))
-    a.mixed(3, [b_id.node_id], vector(1), vector(2))
-    b.mixed(4, [a_id.node_id], vector(1), vector(2))
+    a.mixed(3, vector(1), vector(2))
+    b.mixed(4, vector(1), vector(2))
     carried = 0
     for _ in range(int(3 * DEPARTED_SECONDS / 2)):
         clock.now += 2
@@ -89,7 +89,7 @@ def test_a_node_without_links_goes_on_seeing_itself(tmp_path: Path, clock: Clock
     seen = opened(create_identity(tmp_path / "a"), "a")
     assert seen.picture().nodes == []
     assert seen.picture().modules == ["q"], "edge errors are told by module with or without sketches"
-    seen.mixed(1, [], vector(1), vector(1))
+    seen.mixed(1, vector(1), vector(1))
     clock.now += 3 * DEPARTED_SECONDS
     (node,) = seen.picture().nodes
     assert (node.name, node.round) == ("a", 1)
@@ -99,8 +99,8 @@ def test_a_node_without_links_goes_on_seeing_itself(tmp_path: Path, clock: Clock
 def test_distances_are_exactly_zero_where_nodes_agree(tmp_path: Path, clock: Clock) -> None:
     a_id, b_id = create_identity(tmp_path / "a"), create_identity(tmp_path / "b")
     a, b = opened(a_id, "a", card("b", b_id)), opened(b_id, "b", card("a", a_id))
-    a.mixed(1, [b_id.node_id], vector(0.1), vector(0.7))
-    b.mixed(1, [a_id.node_id], vector(0.3), vector(0.7))
+    a.mixed(1, vector(0.1), vector(0.7))
+    b.mixed(1, vector(0.3), vector(0.7))
     carry(b, card("b", b_id), a, card("a", a_id))
     picture = a.picture()
     assert [node.distance_after for node in picture.nodes] == [0, 0]
@@ -108,3 +108,36 @@ def test_distances_are_exactly_zero_where_nodes_agree(tmp_path: Path, clock: Clo
     assert [node.distance_before for node in picture.nodes] == pytest.approx([0.1, 0.1])
     assert [edge.error_before for edge in picture.graph] == pytest.approx([0.2])
     assert (picture.rho, picture.s) == pytest.approx((0, 0))
+
+
+def test_bars_are_wide_while_nodes_move_and_narrow_when_they_stand(tmp_path: Path, clock: Clock) -> None:
+    """Both nodes hold the same at any time; what one has of the other is 8 rounds old."""
+    a_id, b_id = create_identity(tmp_path / "a"), create_identity(tmp_path / "b")
+    a, b = opened(a_id, "a", card("b", b_id)), opened(b_id, "b", card("a", a_id))
+    for seen in (a, b):
+        seen.stand(still=False)
+    for round_ in range(1, 10):
+        clock.now += 1
+        for seen in (a, b):
+            seen.mixed(round_, vector(round_ / 10), vector(round_ / 10))
+        if round_ == 1:
+            carry_snapshot(b, card("b", b_id), a, card("a", a_id))
+    estimates = a.estimates()
+    assert estimates is not None
+    _, after, nodes = estimates
+    assert nodes == 2
+    assert pytest.approx(0.4) == after.figures.V
+    assert pytest.approx(0.4, rel=0.05) == after.bars.V, "all of it may be a matter of time"
+    for seen in (a, b):
+        seen.stand(still=True)
+    carry(b, card("b", b_id), a, card("a", a_id))
+    estimates = a.estimates()
+    assert estimates is not None
+    assert estimates[1].figures.V == estimates[1].bars.V == 0
+
+
+def carry_snapshot(sender: Observatory, me: Peer, receiver: Observatory, to: Peer) -> None:
+    """What goes along with a snapshot."""
+    for transfer in sender.sketches_for(to, 10**6):
+        assert isinstance(transfer.header, SketchHeader)
+        receiver.received(me, transfer.header, bytearray(transfer.payload))

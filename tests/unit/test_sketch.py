@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conlora.core.consensus import Consensus, Factors, consensus, measure, product_distance
 from conlora.core.schema import Role, Schema, TensorSpec
-from conlora.core.sketch import FACTOR_PAIRS, PAIRS, Sketcher, SketchLayout, distance, estimate
+from conlora.core.sketch import FACTOR_PAIRS, PAIRS, Sketcher, SketchLayout, distance, estimate, motion, widened
 
 Shapes = list[tuple[int, int, int]]  # d, k, r of each module
 
@@ -127,6 +127,47 @@ def test_the_distance_of_two_nodes() -> None:
     exact = np.sqrt(sum(product_distance(*one[name], *other[name]) ** 2 for name in one))
     assert distance(layout(TWELVE), *sketches) == pytest.approx(exact, rel=0.15)
     assert distance(layout(TWELVE), sketches[0], sketches[0]) == 0
+
+
+def test_the_motion_of_a_node() -> None:
+    one, other = nodes_around(2, TWELVE, 0.3, seed=2)
+    gone = motion(layout(TWELVE), *Sketcher(layout(TWELVE), 2).sketch(one, other))
+    products = [product_distance(*one[name], *other[name]) for name in one]
+    assert pytest.approx(np.linalg.norm(products), rel=0.15) == gone.V
+    assert pytest.approx(np.sum(products), rel=0.15) == gone.D
+    assert pytest.approx(np.linalg.norm([np.linalg.norm(one[n][1] - other[n][1]) for n in one]), rel=0.15) == gone.E_A
+    assert pytest.approx(np.linalg.norm([np.linalg.norm(one[n][0] - other[n][0]) for n in one]), rel=0.15) == gone.E_B
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bars_allow_for_sketches_of_different_times(seed: int) -> None:
+    """Nodes that agree at any time, and all go the same way: what seems to keep them apart is time, and in the bar."""
+    (start,) = nodes_around(1, TWELVE, 0.0, seed)
+    rng = np.random.default_rng(seed)
+    way = {name: (0.1 * rng.normal(size=b.shape), 0.1 * rng.normal(size=a.shape)) for name, (b, a) in start.items()}
+
+    def at(time: float) -> Factors:
+        return {name: (b + time * way[name][0], a + time * way[name][1]) for name, (b, a) in start.items()}
+
+    lags = rng.uniform(0, 3, size=7)
+    sketcher = Sketcher(layout(TWELVE), seed)
+    seen = estimate(layout(TWELVE), sketcher.sketch(*(at(10 - lag) for lag in lags)))
+    gone = motion(layout(TWELVE), *sketcher.sketch(at(9), at(10)))
+    moved = Consensus(*(float(np.std(lags)) * getattr(gone, field.name) for field in fields(Consensus)))
+    wide = widened(seen, moved)
+    assert wide.figures == seen.figures
+    for name in ("D", "V", "E_A", "E_B"):
+        assert getattr(seen.figures, name) > 10 * getattr(seen.bars, name), "so that it is the time"
+        assert getattr(wide.bars, name) > 0.6 * getattr(seen.figures, name)
+    assert widened(seen, Consensus(*[0.0] * 7)) == seen
+
+
+def test_a_frozen_factor_stays_exact_whatever_the_lag() -> None:
+    frozen = layout(TWELVE, frozenset({Role.B}))
+    sketches = Sketcher(frozen, 1).sketch(*nodes_around(5, TWELVE, 0.3, seed=1, frozen=True))
+    wide = widened(estimate(frozen, sketches), motion(frozen, *sketches[:2]))
+    assert wide.bars.E_A == wide.bars.C == 0
+    assert wide.bars.V > 0
 
 
 def test_signs_depend_on_seed_and_module() -> None:

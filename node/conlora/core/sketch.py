@@ -7,7 +7,7 @@ draws the same signs from the federation's seed, so sketches of different nodes 
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -220,6 +220,43 @@ class _Samples:
 
 def _relative(error: float, value: float) -> float:
     return error / value if value > 0 else 0.0
+
+
+def motion(layout: SketchLayout, before: Vector, after: Vector) -> Consensus:
+    """How far one node has gone between two sketches of it: V, E_A and E_B hold the distances in BA, A and B.
+
+    D holds the sum of the modules' distances in BA. The other figures have no meaning here and are 0.
+    """
+    halves = estimate(layout, [before, after]).figures  # of two points, each is half their distance from the mean
+    return Consensus(2 * halves.D, 2 * halves.V, 0.0, 2 * halves.E_A, 2 * halves.E_B, 0.0, 0.0)
+
+
+def widened(estimate: Estimate, moved: Consensus) -> Estimate:
+    """The estimate with bars that allow for sketches of different times.
+
+    moved: how far nodes go (see `motion`) in the time by which the sketches differ. What nodes go beside what keeps them
+    apart adds up in squares: of a spread V that is seen, sqrt(V^2 - moved^2) is there without the difference in time.
+    """
+    seen, bars = estimate.figures, estimate.bars
+    d, v, a, b = (_excess(getattr(seen, name), getattr(moved, name)) for name in ("D", "V", "E_A", "E_B"))
+    of_v = _relative(v, seen.V)
+    factors = _relative(a, seen.E_A), _relative(b, seen.E_B)
+    return replace(
+        estimate,
+        bars=Consensus(
+            D=float(np.hypot(bars.D, d)),
+            V=float(np.hypot(bars.V, v)),
+            C=float(np.hypot(bars.C, seen.C * sum(factors))),
+            E_A=float(np.hypot(bars.E_A, a)),
+            E_B=float(np.hypot(bars.E_B, b)),
+            amplification=float(np.hypot(bars.amplification, seen.amplification * max(of_v, *factors))),
+            relative=float(np.hypot(bars.relative, seen.relative * of_v)),
+        ),
+    )
+
+
+def _excess(seen: float, moved: float) -> float:
+    return seen - float(np.sqrt(max(seen**2 - moved**2, 0.0)))
 
 
 def distance(layout: SketchLayout, one: Vector | Array, other: Vector | Array) -> float:

@@ -23,7 +23,7 @@ class Record:
 
     epoch: the start of the node's daemon, nanoseconds of its own clock; sequence counts up within it. neighbours: node
     ids over live edges. payload: the record as its owner has signed it, passed on unchanged. lifetime: seconds after which
-    it no longer counts, if it was not renewed.
+    it no longer counts, if it was not renewed. still: the owner is not training, so its sketches are as good as new.
     """
 
     node_id: str
@@ -36,6 +36,7 @@ class Record:
     after: Vector
     payload: object
     lifetime: float = DEPARTED_SECONDS
+    still: bool = False
 
     @property
     def version(self) -> tuple[int, int]:
@@ -49,6 +50,11 @@ class Part:
 
     record: Record
     age: float
+
+    @property
+    def lag(self) -> float:
+        """Seconds that its owner has gone on since: none while it stands still."""
+        return 0.0 if self.record.still else self.age
 
 
 @dataclass(slots=True)
@@ -164,4 +170,6 @@ class Sketchbook:
     def _is_news(self, debt: _Debt, peer: str, record: Record) -> bool:
         if record.node_id == peer or (record.node_id == self._own_id and not self._tell_own):
             return False
+        if record.node_id != self._own_id and peer in record.neighbours:
+            return False  # it has a link to the owner, and hears of it first-hand
         return debt.known.get(record.node_id, (-1, -1)) < record.version

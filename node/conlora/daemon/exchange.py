@@ -109,7 +109,7 @@ class Exchange:
         edges = zip(self._plan.contributions, errors, strict=True)
         figures = [EdgeFigures(contribution, total(layers), layers) for contribution, layers in edges]
         self.last_mix = {f.contribution.peer: f for f in figures}
-        self._observatory.mixed(self._plan.round, self._gossip.live, self.arena.sketch_before, self.arena.sketch_after)
+        self._observatory.mixed(self._plan.round, self.arena.sketch_before, self.arena.sketch_after)
         self._gossip.release()
         return figures
 

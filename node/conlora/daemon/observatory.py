@@ -1,14 +1,15 @@
 """What one node knows of the federation's consensus error: every node's newest sketches, and the figures they give."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 import structlog
 
+from conlora.core.consensus import Consensus
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Vector
-from conlora.core.sketch import Estimate, SketchLayout, distance, estimate
+from conlora.core.sketch import Estimate, SketchLayout, distance, estimate, motion, widened
 from conlora.core.sketchbook import DEPARTED_SECONDS, LEAST_BYTES, RENEW_SECONDS, Part, Sketchbook, allowance, lifetime
 from conlora.core.topology import from_neighbours, spectrum
 from conlora.errors import SketchRejected
@@ -18,6 +19,8 @@ from conlora.net.status import Federation, FederationEdge, FederationNode
 from conlora.net.wire import SketchHeader, Transfer
 
 log = structlog.get_logger()
+
+SHORTEST_ROUND_SECONDS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,18 @@ class Observatory:
 
     def __init__(self, identity: Identity, name: str, peers: list[Peer], sketched: bool) -> None:
         """sketched: whether others get to know this node's own sketches; it passes theirs on either way."""
-        self.idle = True  # nothing is being trained, so no snapshot will take sketches along
+        self._still = True  # nothing is being trained, so no snapshot will take sketches along
         self._identity = identity
         self._name = name
         self._peers = peers
         self._sketched = sketched
         self._epoch = time.time_ns()
         self._sequence = 0
-        self._own: tuple[int, list[str], Vector, Vector] | None = None
+        self._own: tuple[int, Vector, Vector] | None = None  # round, sketches of before and after its mix
+        self._live: set[str] = set()
         self._signed_at = self._mixed_at = 0.0
         self._lifetime = DEPARTED_SECONDS
+        self._speed = [0.0] * len(fields(Consensus))  # of this node's own update, per second (see `motion`)
         self._layout: SketchLayout | None = None
         self._scribe: Scribe | None = None
         self._book: Sketchbook | None = None
@@ -68,22 +73,33 @@ class Observatory:
 
     def link_up(self, peer: Peer) -> None:
         """The edge lives."""
+        self._live.add(peer.node_id)
         if self._book:
             self._book.link_up(peer.node_id)
 
     def link_down(self, peer: Peer) -> None:
         """The edge is dead."""
+        self._live.discard(peer.node_id)
         if self._book:
             self._book.link_down(peer.node_id)
 
-    def mixed(self, round_: int, neighbours: list[str], before: Vector, after: Vector) -> None:
+    def mixed(self, round_: int, before: Vector, after: Vector) -> None:
         """This node has finished a mix; its sketches, each of shape `(layout.size,)`, are copied."""
         now = time.monotonic()
-        if self._own:
-            self._lifetime = lifetime(now - self._mixed_at)
+        if self._own and self._layout:
+            seconds = max(now - self._mixed_at, SHORTEST_ROUND_SECONDS)
+            self._lifetime = lifetime(seconds)
+            self._speed = [gone / seconds for gone in astuple(motion(self._layout, self._own[2], after))]
         self._mixed_at = now
-        self._own = (round_, neighbours, before.copy(), after.copy())
+        self._own = (round_, before.copy(), after.copy())
         self._sign()
+
+    def stand(self, still: bool) -> None:
+        """The node stands still, or trains again; others are told that its sketches stay as good as new."""
+        if still and not self._still and self._own:
+            self._still = still
+            self._sign()
+        self._still = still
 
     def received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
         """See `net.link.Receiver.sketch_received`."""
@@ -101,7 +117,7 @@ class Observatory:
         if not self._book:
             return []
         self._renew()
-        earned = allowance(snapshot_bytes) if snapshot_bytes is not None else LEAST_BYTES if self.idle else 0.0
+        earned = allowance(snapshot_bytes) if snapshot_bytes is not None else LEAST_BYTES if self._still else 0.0
         return [outgoing(part) for part in self._book.take(peer.node_id, earned, time.monotonic())]
 
     def estimates(self) -> tuple[Estimate, Estimate, int] | None:
@@ -109,8 +125,14 @@ class Observatory:
         parts = self._parts()
         if not parts or not self._layout:
             return None
-        before = estimate(self._layout, [part.record.before for part in parts])
-        return before, estimate(self._layout, [part.record.after for part in parts]), len(parts)
+        # A lag that all parts share does no harm; this node's own speed stands for everybody's.
+        apart = float(np.std([part.lag for part in parts]))
+        moved = Consensus(*(apart * speed for speed in self._speed))
+        before, after = (
+            widened(estimate(self._layout, sketches), moved)
+            for sketches in ([part.record.before for part in parts], [part.record.after for part in parts])
+        )
+        return before, after, len(parts)
 
     def picture(self) -> Picture:
         """Everything that can be told now."""
@@ -169,11 +191,19 @@ class Observatory:
         assert self._scribe
         assert self._book
         assert self._own
-        round_, neighbours, before, after = self._own
+        round_, before, after = self._own
         self._sequence += 1
         self._signed_at = time.monotonic()
         record = self._scribe.sign(
-            self._name, self._epoch, self._sequence, round_, neighbours, before, after, self._lifetime
+            self._name,
+            self._epoch,
+            self._sequence,
+            round_,
+            sorted(self._live),
+            before,
+            after,
+            self._lifetime,
+            self._still,
         )
         self._book.put(record, 0.0, self._signed_at)
 

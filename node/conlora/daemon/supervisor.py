@@ -321,7 +321,7 @@ class Supervisor:
         if self._stopping.is_set():
             state = State.STOPPING
         self.progress.state, self.progress.message = state, message
-        self._observatory.idle = state is not State.TRAINING
+        self._observatory.stand(still=state is not State.TRAINING)
         async with self._changed:
             self._changed.notify_all()
 

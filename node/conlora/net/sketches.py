@@ -60,6 +60,7 @@ class Scribe:
         before: Vector,
         after: Vector,
         lifetime: float = DEPARTED_SECONDS,
+        still: bool = False,
     ) -> Record:
         """This node's own record."""
         content = SketchRecord(
@@ -72,13 +73,24 @@ class Scribe:
             before=_bytes(before),
             after=_bytes(after),
             lifetime_seconds=int(lifetime),
+            still=still,
         ).SerializeToString()
         header = SketchHeader(
             nbytes=len(content), public_key=self._public, signature=self._key.sign(PURPOSE + content, _ALGORITHM)
         )
         payload = Transfer(header, content)
         return Record(
-            self._node_id, name, epoch, sequence, round_, tuple(neighbours), before, after, payload, int(lifetime)
+            self._node_id,
+            name,
+            epoch,
+            sequence,
+            round_,
+            tuple(neighbours),
+            before,
+            after,
+            payload,
+            int(lifetime),
+            still,
         )
 
     def read(self, header: SketchHeader, payload: bytearray) -> Record:
@@ -114,6 +126,7 @@ class Scribe:
             after,
             transfer,
             record.lifetime_seconds,
+            record.still,
         )
 
     def _vector(self, data: bytes) -> Vector:

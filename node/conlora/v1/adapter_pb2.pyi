@@ -41,7 +41,7 @@ class SketchHeader(_message.Message):
     def __init__(self, nbytes: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., age_seconds: _Optional[float] = ...) -> None: ...
 
 class SketchRecord(_message.Message):
-    __slots__ = ("federation", "name", "epoch", "sequence", "round", "neighbours", "before", "after", "lifetime_seconds")
+    __slots__ = ("federation", "name", "epoch", "sequence", "round", "neighbours", "before", "after", "lifetime_seconds", "still")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class SketchRecord(_message.Message):
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STILL_FIELD_NUMBER: _ClassVar[int]
     federation: bytes
     name: str
     epoch: int
@@ -60,7 +61,8 @@ class SketchRecord(_message.Message):
     before: bytes
     after: bytes
     lifetime_seconds: int
-    def __init__(self, federation: _Optional[bytes] = ..., name: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., round: _Optional[int] = ..., neighbours: _Optional[_Iterable[str]] = ..., before: _Optional[bytes] = ..., after: _Optional[bytes] = ..., lifetime_seconds: _Optional[int] = ...) -> None: ...
+    still: bool
+    def __init__(self, federation: _Optional[bytes] = ..., name: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., round: _Optional[int] = ..., neighbours: _Optional[_Iterable[str]] = ..., before: _Optional[bytes] = ..., after: _Optional[bytes] = ..., lifetime_seconds: _Optional[int] = ..., still: _Optional[bool] = ...) -> None: ...
 
 class SnapshotHeader(_message.Message):
     __slots__ = ("round", "degree", "nbytes", "sha256")
