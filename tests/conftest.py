@@ -3,11 +3,16 @@
 import csv
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.daemons import Daemons
+
+# Where the tests run in the background, these are ignored, by every process that is started too; some are sent on purpose.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may come from a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

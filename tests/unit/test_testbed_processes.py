@@ -103,9 +103,7 @@ def test_leave_wants_good_endings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_interrupt_waiting(request: pytest.FixtureRequest, tmp_path: Path, number: signal.Signals) -> None:
-    inherited = signal.signal(number, signal.default_int_handler)  # ignored where the tests run under nohup, say
-    request.addfinalizer(lambda: signal.signal(number, inherited))
+def test_signals_interrupt_waiting(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Interrupts() as interrupts, NodeProcesses(interrupts) as processes:
         child = start(processes, tmp_path, "node-1", OBEDIENT)
