@@ -121,7 +121,7 @@ def _fall(axes: Axes, study: Study) -> None:
         Line2D([], [], color=LIGHT.ink, marker="D", fillstyle="none", linestyle="", label="reference"),
         Line2D([], [], color=LIGHT.ink, linestyle="--", linewidth=1, label=r"prediction of $s$"),
     ]
-    axes.legend(handles=marks, loc="lower left")
+    axes.legend(handles=marks, loc="upper right")
 
 
 def _shares(study: Study, rule: str, topology: str) -> list[float]:
