@@ -92,9 +92,10 @@ class Daemon:
             return last[0] if last[0] is not None and condition(last[0]) else None
 
         try:
-            return wait_until(check, f"{self.name}: {what}", seconds)  # type: ignore[no-any-return]
+            status: NodeStatus = wait_until(check, f"{self.name}: {what}", seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\nlast status {last[0]}\n{self.log.read_text()[-3000:]}") from None
+        return status
 
     def exit_code(self) -> int:
         """Waits for the process to end."""

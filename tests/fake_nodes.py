@@ -1,9 +1,7 @@
-"""Nodes that only tell made-up figures: what the admin service needs, and what it then answers."""
+"""A whole federation of nodes that only tell made-up figures, with all their digits, for tests of the dashboard."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from conlora.core.consensus import Consensus, EdgeError
 from conlora.core.topology import named_graph, spectrum
@@ -17,40 +15,15 @@ from conlora.net.status import (
     PeerStatus,
     RoundRecord,
 )
+from tests.fakes import FakeNode
 
 MODULES = [f"base_model.model.bert.encoder.layer.{i}.attention.self.{m}" for i in range(6) for m in ("query", "value")]
 
 
-@dataclass
-class FakeNode:
-    """Implements `net.admin.Operations` as far as reading goes."""
+class ReadOnlyNode(FakeNode):
+    """A node of which nobody may ask more than to tell."""
 
-    reply: NodeStatus
-    view: ConsensusView
-    records: list[RoundRecord] = field(default_factory=list)
-
-    def status(self) -> NodeStatus:
-        return self.reply
-
-    def consensus(self) -> ConsensusView:
-        return self.view
-
-    def history(self, after_round: int) -> list[RoundRecord]:
-        return [record for record in self.records if record.round > after_round]
-
-    async def pause(self) -> int:
-        raise AssertionError("the dashboard only reads")
-
-    async def resume(self) -> int:
-        raise AssertionError("the dashboard only reads")
-
-    async def checkpoint(self) -> tuple[Path, int]:
-        raise AssertionError("the dashboard only reads")
-
-    async def export(self, target: Path, overwrite: bool) -> int:
-        raise AssertionError("the dashboard only reads")
-
-    async def stop(self) -> tuple[Path | None, int]:
+    def _note(self, what: object) -> None:
         raise AssertionError("the dashboard only reads")
 
 
@@ -60,7 +33,7 @@ def figures(scale: float) -> Consensus:
     return Consensus(**{name: scale * math.sqrt(i + 2) for i, name in enumerate(names)})
 
 
-def fake_federation(names: Sequence[str], topology: str = "ring", round_: int = 5) -> list[FakeNode]:
+def fake_federation(names: Sequence[str], topology: str = "ring", round_: int = 5) -> list[ReadOnlyNode]:
     """One node for each name, each with its own view of the same graph."""
     graph = named_graph(topology, len(names))
     rho, s = spectrum(graph)
@@ -79,7 +52,7 @@ def _fake_node(
     edges: list[tuple[int, int]],
     spectral: tuple[float, float],
     round_: int,
-) -> FakeNode:
+) -> ReadOnlyNode:
     peers = [
         PeerStatus(
             names[j], node_id(j), f"{j}.example:7443", "up", "", 0.0, 1_000_000 * (j + 1), 2_000_000, 0,
@@ -125,7 +98,7 @@ def _fake_node(
         rho=spectral[0],
         s=spectral[1],
     )
-    return FakeNode(status, view, [record(number, i) for number in range(1, round_ + 1)])
+    return ReadOnlyNode(status, view, [record(number, i) for number in range(1, round_ + 1)])
 
 
 def _federation(scale: float) -> Federation:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.schemas import Shapes, full_schema
 
 from conlora.core.consensus import Factors, consensus, measure
-from conlora.core.schema import Role, Schema, TensorSpec
+from conlora.core.schema import Role
 from conlora.core.sketch import FACTOR_PAIRS, PAIRS, Sketcher, SketchLayout, estimate
 from conlora.core.sketchbook import allowance
 from conlora.net.identity import create_identity
@@ -21,22 +22,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 RULES = {"lora": frozenset({Role.A, Role.B}), "freeze-a": frozenset({Role.B})}
 REPEATS = 9
-Shapes = list[tuple[int, int, int]]  # d, k, r of each module
 MINILM: Shapes = [(384, 384, 8)] * 12
 SEVEN_BILLION: Shapes = [(4096, 4096, 16)] * 64  # query and value of 32 layers
-
-
-def full_schema(shapes: Shapes) -> Schema:
-    return Schema(
-        tuple(
-            spec
-            for i, (d, k, r) in enumerate(shapes)
-            for spec in (
-                TensorSpec(f"l{i}.lora_A.weight", f"l{i}", Role.A, (r, k)),
-                TensorSpec(f"l{i}.lora_B.weight", f"l{i}", Role.B, (d, r)),
-            )
-        )
-    )
 
 
 def seconds_of(action: Callable[[], Any], inner: int) -> float:

@@ -14,6 +14,7 @@ import safetensors.numpy
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scripts import Script
 
 from conlora.core.codec import CHUNK_BYTES, chunks, decode, encode, max_encoded_bytes
 from conlora.core.federation import FederationSettings
@@ -31,21 +32,6 @@ SCHEMA = Schema(
     (TensorSpec("q.lora_A.weight", "q", Role.A, (2, 3)), TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)))
 )
 VECTOR = np.arange(SCHEMA.size, dtype=np.float32)
-
-
-class Script:
-    """A stream on which the other side says what is written here, then ends."""
-
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self.frames = list(frames)
-        self.written: list[Frame] = []
-
-    async def read(self) -> Frame | None:
-        await asyncio.sleep(0)
-        return self.frames.pop(0) if self.frames else None
-
-    async def write(self, frame: Frame) -> None:
-        self.written.append(frame)
 
 
 class Inbox:

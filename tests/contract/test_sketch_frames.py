@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scripts import Script
 
 from conlora.core.codec import CHUNK_BYTES, encode
 from conlora.core.federation import FederationSettings
@@ -290,21 +291,6 @@ SCRIBE = Scribe(Identity(_Stranger.pem, b"", "ME"), FEDERATION, LAYOUT.size)
 # --- frames ------------------------------------------------------------------------------------------------------------
 
 
-class Script:
-    """A stream on which the other side says what is written here, then ends."""
-
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self.frames = list(frames)
-        self.written: list[Frame] = []
-
-    async def read(self) -> Frame | None:
-        await asyncio.sleep(0)
-        return self.frames.pop(0) if self.frames else None
-
-    async def write(self, frame: Frame) -> None:
-        self.written.append(frame)
-
-
 @pytest.fixture
 def mercy_node(identities: tuple[Identity, Identity]) -> tuple[Exchange, Observatory, Peer]:
     return node_of(*identities)
@@ -341,7 +327,7 @@ def snapshot_frames(value: float) -> list[Frame]:
     return list(wire.outgoing(5, 1, encode(SCHEMA, np.full(SCHEMA.size, value, np.float32))).frames())
 
 
-MOST = Scribe.max_record_bytes.fget(SCRIBE)  # type: ignore[attr-defined]
+MOST = SCRIBE.max_record_bytes
 HALF_A_SNAPSHOT = snapshot_frames(1.0)[:1]
 VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
     "larger than allowed": ([Frame(sketch=SketchHeader(nbytes=MOST + 1))], f"a sketch of {MOST + 1} bytes, at most {MOST}"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
-from tests.fake_nodes import FakeNode, fake_federation, figures, record
+from tests.fake_nodes import ReadOnlyNode, fake_federation, figures, record
 
 from conlora.net.admin import AdminService
 from conlora.net.admin_client import AdminClient
@@ -31,7 +31,7 @@ SIZES = {"screen": (1280, 900), "phone": (400, 800)}
 class Dashboard:
     """A running `conlora dashboard`, its nodes, and what the admin service says of them."""
 
-    def __init__(self, nodes: list[FakeNode], sockets: list[Path], services: list[AdminService]) -> None:
+    def __init__(self, nodes: list[ReadOnlyNode], sockets: list[Path], services: list[AdminService]) -> None:
         self.nodes = nodes
         self.sockets = sockets
         self.services = services
@@ -220,21 +220,21 @@ async def test_the_page_lives_without_reload(browser: Browser, dashboard: Dashbo
     node = dashboard.nodes[0]
     async with opened(browser, dashboard.url) as page:
         await page.evaluate("window.untouched = true")
-        assert node.view.after
-        node.view = dataclasses.replace(
-            node.view, after=dataclasses.replace(node.view.after, figures=figures(0.123456789)), round=6
+        assert node.seen.after
+        node.seen = dataclasses.replace(
+            node.seen, after=dataclasses.replace(node.seen.after, figures=figures(0.123456789)), round=6
         )
         node.reply = dataclasses.replace(node.reply, round=6, loss=0.25)
         node.records.append(record(6))
         await shown_within(page, VALUE_IS, ['#figures [data-figure="V"][data-moment="after"]', figures(0.123456789).V])
         await shown_within(page, "rounds => document.getElementById('curve-V').data[0].x.length === rounds", 6)
-        await check_tables(page, node.reply, node.view)
-        await check_charts(page, node.view, node.records, "after")
+        await check_tables(page, node.reply, node.seen)
+        await check_charts(page, node.seen, node.records, "after")
         # It starts again from an earlier round, and other things happen from there on.
         node.records[3:] = [dataclasses.replace(record(4), after=figures(9.0))]
         node.reply = dataclasses.replace(node.reply, round=4, trainer_restarts=1)
         await shown_within(page, "rounds => document.getElementById('curve-V').data[0].x.length === rounds", 4)
-        await check_charts(page, node.view, node.records, "after")
+        await check_charts(page, node.seen, node.records, "after")
         assert await page.evaluate("window.untouched")
 
 

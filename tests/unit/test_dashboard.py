@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from starlette.testclient import TestClient
-from tests.fake_nodes import FakeNode, fake_federation, figures, record
+from tests.fake_nodes import ReadOnlyNode, fake_federation, figures, record
 
 from conlora.dashboard import server
 from conlora.dashboard.layout import place
@@ -35,7 +35,7 @@ HOSTILE = "</script><script>alert(1)</script>"
 class FakeClient:
     """Answers like a node's admin service; `asked` lists the rounds that a history was asked from."""
 
-    def __init__(self, node: FakeNode) -> None:
+    def __init__(self, node: ReadOnlyNode) -> None:
         self.node = node
         self.down = False
         self.asked: list[int] = []
@@ -59,12 +59,12 @@ class FakeClient:
 
 
 @pytest.fixture
-def node() -> FakeNode:
+def node() -> ReadOnlyNode:
     return fake_federation(["mercy", HOSTILE, "st-anna"], round_=10)[0]
 
 
 @pytest.fixture
-def client(node: FakeNode) -> FakeClient:
+def client(node: ReadOnlyNode) -> FakeClient:
     return FakeClient(node)
 
 
@@ -83,13 +83,13 @@ def until(condition: Callable[[], Any]) -> Any:
 # --- following nodes -------------------------------------------------------------------------------------------------
 
 
-def test_a_look_takes_everything(client: FakeClient, node: FakeNode) -> None:
+def test_a_look_takes_everything(client: FakeClient, node: ReadOnlyNode) -> None:
     seen = look(Seen(target(), error="was down"), client)
-    assert (seen.error, seen.status, seen.consensus) == ("", node.reply, node.view)
+    assert (seen.error, seen.status, seen.consensus) == ("", node.reply, node.seen)
     assert list(seen.history) == node.records
 
 
-def test_the_next_look_asks_for_what_can_be_new(client: FakeClient, node: FakeNode) -> None:
+def test_the_next_look_asks_for_what_can_be_new(client: FakeClient, node: ReadOnlyNode) -> None:
     seen = look(Seen(target()), client)
     node.records[-1] = dataclasses.replace(node.records[-1], accuracy=0.123)  # evaluated after the round was told
     node.records.append(record(11))
@@ -107,7 +107,7 @@ def test_the_next_look_asks_for_what_can_be_new(client: FakeClient, node: FakeNo
     ],
 )
 def test_a_node_that_begins_again_from_an_earlier_round(
-    client: FakeClient, node: FakeNode, restarted: dict[str, Any], far: int
+    client: FakeClient, node: ReadOnlyNode, restarted: dict[str, Any], far: int
 ) -> None:
     seen = look(Seen(target()), client)
     node.records[4:] = [dataclasses.replace(record(number), loss=9.0) for number in range(5, far + 1)]
@@ -115,7 +115,7 @@ def test_a_node_that_begins_again_from_an_earlier_round(
     assert list(look(seen, client).history) == node.records
 
 
-def test_a_source_follows_a_node_through_its_death(client: FakeClient, node: FakeNode) -> None:
+def test_a_source_follows_a_node_through_its_death(client: FakeClient, node: ReadOnlyNode) -> None:
     before = threading.active_count()
     source = Source(lambda: [target()], period=0.01, connect=lambda path: client)
     with source:
@@ -130,7 +130,7 @@ def test_a_source_follows_a_node_through_its_death(client: FakeClient, node: Fak
     assert threading.active_count() == before
 
 
-def test_one_node_that_is_down_is_no_matter_to_others(node: FakeNode) -> None:
+def test_one_node_that_is_down_is_no_matter_to_others(node: ReadOnlyNode) -> None:
     clients = {"mercy": FakeClient(node), "gone": FakeClient(node)}
     clients["gone"].down = True
     source = Source(lambda: [target("gone"), target("mercy")], 0.01, lambda path: clients[path.stem])
@@ -141,15 +141,21 @@ def test_one_node_that_is_down_is_no_matter_to_others(node: FakeNode) -> None:
         }  # fmt: skip
 
 
-def test_nodes_come_and_go_and_the_last_ones_stay(node: FakeNode) -> None:
+def test_nodes_come_and_go_and_the_last_ones_stay(node: ReadOnlyNode) -> None:
     found, before = [target("a")], threading.active_count()
-    source = Source(lambda: list(found), 0.01, lambda path: FakeClient(node))
+    looks: list[int] = []
+
+    def discover() -> list[Target]:
+        looks.append(len(found))
+        return list(found)
+
+    source = Source(discover, 0.01, lambda path: FakeClient(node))
     with source:
         found[:] = [target("b"), target("c")]
         until(lambda: [seen.target.name for seen in source.nodes() if seen.status] == ["b", "c"])
         until(lambda: threading.active_count() <= before + 3)  # a's thread has ended
         found.clear()
-        time.sleep(0.05)
+        until(lambda: looks[-3:] == [0, 0, 0])
         assert [seen.target.name for seen in source.nodes()] == ["b", "c"]
 
 
@@ -257,11 +263,11 @@ def asking(source: Source, host: str = "127.0.0.1", listening: str = "127.0.0.1"
     return TestClient(application(source, listening), base_url=f"http://{host}:8088", raise_server_exceptions=False)
 
 
-def test_the_view_is_what_the_node_told(source: Source, node: FakeNode) -> None:
+def test_the_view_is_what_the_node_told(source: Source, node: ReadOnlyNode) -> None:
     body = asking(source).get("/api/view").json()["nodes"][0]
     assert body["name"] == "mercy"
     assert body["status"] == dataclasses.asdict(node.reply)
-    assert body["consensus"] == dataclasses.asdict(node.view)
+    assert body["consensus"] == dataclasses.asdict(node.seen)
     assert body["consensus"]["nodes"][1]["name"] == HOSTILE
     assert "/nowhere" not in json.dumps(body)
 

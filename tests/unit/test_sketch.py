@@ -6,25 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.schemas import Shapes, full_schema
 
 from conlora.core.consensus import Consensus, Factors, consensus, measure, product_distance
-from conlora.core.schema import Role, Schema, TensorSpec
+from conlora.core.schema import Role
 from conlora.core.sketch import FACTOR_PAIRS, PAIRS, Sketcher, SketchLayout, distance, estimate, motion, widened
-
-Shapes = list[tuple[int, int, int]]  # d, k, r of each module
-
-
-def full_schema(shapes: Shapes) -> Schema:
-    return Schema(
-        tuple(
-            spec
-            for i, (d, k, r) in enumerate(shapes)
-            for spec in (
-                TensorSpec(f"l{i}.lora_A.weight", f"l{i}", Role.A, (r, k)),
-                TensorSpec(f"l{i}.lora_B.weight", f"l{i}", Role.B, (d, r)),
-            )
-        )
-    )
 
 
 def layout(shapes: Shapes, shared: frozenset[Role] = frozenset({Role.A, Role.B})) -> SketchLayout:

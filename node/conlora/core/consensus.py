@@ -5,7 +5,7 @@ is ever formed: every norm comes from r x r Gram matrices of concatenated factor
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,9 @@ class Consensus:
     def to_json(self) -> dict[str, float]:
         """The figures by name."""
         return asdict(self)
+
+
+FIGURES = tuple(field.name for field in fields(Consensus))
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,16 +66,11 @@ class Gossip:
         self._edges = {peer: _Edge() for peer in peers}
 
     @property
-    def live(self) -> list[str]:
-        """Peers over live edges."""
-        return [peer for peer, edge in self._edges.items() if edge.live]
-
-    @property
     def degree(self) -> int:
         """Edges that count for the weights: the live ones; all configured ones in lockstep, where none may be missing."""
         if self.mode is Mode.SYNC:
             return len(self._edges)
-        return len(self.live)
+        return sum(edge.live for edge in self._edges.values())
 
     def link_up(self, peer: str) -> None:
         """The edge lives from now on; it carries weight as soon as its first snapshot is here."""

@@ -1,16 +1,13 @@
 """A node's history, table by table in the store, as one record a round for those who draw curves."""
 
 from collections import defaultdict
-from math import hypot
 from typing import Any
 
 import numpy as np
 
-from conlora.core.consensus import Consensus
+from conlora.core.consensus import FIGURES, Consensus, EdgeError, amplification
 from conlora.net.status import RoundRecord
 from conlora.store.history import History
-
-FIGURES = tuple(Consensus.__dataclass_fields__)
 
 
 def round_records(history: History, after_round: int) -> list[RoundRecord]:
@@ -46,8 +43,5 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _amplification(edges: list[dict[str, Any]]) -> float | None:
-    """See `core.consensus.amplification`."""
-    if not edges:
-        return None
-    product, a, b = (float(np.linalg.norm([edge[name] for edge in edges])) for name in ("error", "error_a", "error_b"))
-    return product / hypot(a, b) if hypot(a, b) > 0 else 0.0
+    errors = [EdgeError(edge["error"], edge["error_a"], edge["error_b"]) for edge in edges]
+    return amplification(errors) if errors else None

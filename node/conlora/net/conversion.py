@@ -3,12 +3,15 @@
 import dataclasses
 import types
 import typing
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 M = TypeVar("M", bound=Message)
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def to_message(value: Any, message: M) -> M:
@@ -35,10 +38,7 @@ def to_message(value: Any, message: M) -> M:
 def from_message(message: Any, kind: type[T]) -> T:
     """A dataclass `kind` from a message."""
     hints = typing.get_type_hints(kind)
-    values = {
-        field.name: _value(message, field.name, hints[field.name])
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]  # any dataclass
-    }
+    values = {field.name: _value(message, field.name, hints[field.name]) for field in dataclasses.fields(kind)}
     return kind(**values)
 
 

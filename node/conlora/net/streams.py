@@ -1,7 +1,8 @@
 """gRPC streams as links see them: frames in, frames out, and every error a PeerError with a sentence."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -61,21 +62,17 @@ class AcceptedStream(FrameStream):
         super().__init__(peer_name, context.read, context.write)
 
 
-class dialled_stream:  # noqa: N801  (used as a context manager only)
+@contextlib.asynccontextmanager
+async def dialled_stream(identity: Identity, peer: Peer) -> AsyncIterator[FrameStream]:
     """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it."""
-
-    def __init__(self, identity: Identity, peer: Peer) -> None:
-        credentials, options = dialling_credentials(identity, peer)
-        assert peer.address is not None
-        self._peer = peer
-        self._channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=options)
-
-    async def __aenter__(self) -> FrameStream:
-        call = self._channel.stream_stream(f"/{SERVICE}/Link", request_serializer=Frame.SerializeToString)()
-        return FrameStream(self._peer.name, call.read, call.write)
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._channel.close(None)
+    credentials, options = dialling_credentials(identity, peer)
+    assert peer.address is not None
+    channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=options)
+    try:
+        call = channel.stream_stream(f"/{SERVICE}/Link", request_serializer=Frame.SerializeToString)()
+        yield FrameStream(peer.name, call.read, call.write)
+    finally:
+        await channel.close(None)
 
 
 def explain(peer_name: str, error: BaseException) -> PeerError:

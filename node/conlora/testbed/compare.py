@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -14,20 +13,19 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from conlora.core.topology import spectrum
 from conlora.errors import ConfigError, StateError
 from conlora.store.history import History
 from conlora.testbed.data import deal, write_rows
 from conlora.testbed.federation import run_federation
 from conlora.testbed.grid import Cell, GridSpec
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
-from conlora.testbed.measuring import consensus_by_round
+from conlora.testbed.measuring import measure_run
 from conlora.testbed.processes import Interrupts
 from conlora.testbed.progress import Progress
 from conlora.testbed.study import Study
 from conlora.testbed.study_plots import write_figures
 from conlora.testbed.study_tables import as_csv, as_markdown
-from conlora.testbed.summary import json_ready, versions
+from conlora.testbed.summary import json_ready, versions, write_json
 
 GRID_FILE = "grid.yaml"
 GRID_HEADING = "# What `conlora testbed compare` runs to fill this directory.\n"
@@ -113,30 +111,24 @@ def _run(cell: Cell, output: Path, progress: Progress, interrupts: Interrupts) -
         setups = lay_out(cell.spec, plan, Path(sockets))
         seconds = run_federation(setups, environment(cell.spec), progress, interrupts, export=False)
     progress.show("measuring consensus")
-    measured = consensus_by_round(setups, interrupts)
-    rho, s = spectrum(plan.graph)
+    measured = measure_run(plan.graph, setups, interrupts)
     result = {
         **cell.axes,
         "digest": cell.digest,
         "spec": cell.spec.to_json(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "rho": rho,
-        "s": s,
         "accuracy": [_last_accuracy(setup) for setup in setups],
-        "consensus": measured[-1]["after"],
-        "consensus_before": measured[-1]["before"],
-        "consensus_by_round": measured,
+        "consensus_before": measured["consensus_by_round"][-1]["before"],
+        **measured,
         "seconds": seconds,
         "seconds_in_all": time.monotonic() - began,
     }
-    path = output / CELLS / f"{cell.name}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(json_ready(result), indent=1), "utf-8")
-    os.replace(partial, path)
+    write_json(result, output / CELLS / f"{cell.name}.json")
     shutil.rmtree(work)
     progress.end(f"D {result['consensus']['D']:.4f}, {result['seconds_in_all']:.0f} s")
-    return json_ready(result)  # type: ignore[no-any-return]
+    ready: dict[str, Any] = json_ready(result)
+    return ready
 
 
 def _last_accuracy(setup: NodeSetup) -> float | None:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
+
 from conlora.core.consensus import Factors, Sums, consensus, factors, measure
 from conlora.core.schema import Vector
+from conlora.core.topology import spectrum
 from conlora.errors import TrainingFailed
 from conlora.store.history import History
 from conlora.store.recording import Recording
@@ -15,6 +18,13 @@ from conlora.testbed.layout import NodeSetup, cores
 from conlora.testbed.processes import Interrupts, NodeProcesses
 
 EVALUATION_SECONDS = 3600.0
+
+
+def measure_run(graph: "nx.Graph[int]", setups: Sequence[NodeSetup], interrupts: Interrupts) -> dict[str, Any]:
+    """A federated run's figures: of its graph, and its consensus error after the last mix and by round."""
+    rho, s = spectrum(graph)
+    measured = consensus_by_round(setups, interrupts)
+    return {"rho": rho, "s": s, "consensus": measured[-1]["after"], "consensus_by_round": measured}
 
 
 def consensus_by_round(setups: Sequence[NodeSetup], interrupts: Interrupts) -> list[dict[str, Any]]:

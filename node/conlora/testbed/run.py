@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from conlora.core.topology import named_graph, spectrum
+from conlora.core.topology import named_graph
 from conlora.errors import ConfigError, StateError
 from conlora.testbed.data import Deal, deal, write_rows
 from conlora.testbed.federation import run_federation
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
-from conlora.testbed.measuring import consensus_by_round, describe_nodes, evaluate
+from conlora.testbed.measuring import describe_nodes, evaluate, measure_run
 from conlora.testbed.processes import Interrupts
 from conlora.testbed.progress import Progress
 from conlora.testbed.report import write_report
@@ -109,17 +109,12 @@ def _result(
     result = {"rule": run.plan.rule, "seconds": run.seconds, "nodes": nodes}
     if run.plan.kind != "federated":
         return result
-    measured = consensus_by_round(run.setups, interrupts)
-    rho, s = spectrum(run.plan.graph)
     return result | {
         "topology": spec.topology or "custom",
         "mode": spec.mode.value,
         "seed": spec.seed,
-        "rho": rho,
-        "s": s,
         "edges": sorted([i + 1, j + 1] for i, j in run.plan.graph.edges),
-        "consensus": measured[-1]["after"],
-        "consensus_by_round": measured,
+        **measure_run(run.plan.graph, run.setups, interrupts),
     }
 
 

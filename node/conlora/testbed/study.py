@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from conlora.core.consensus import ROUNDING, Consensus
+from conlora.core.consensus import ROUNDING
 
 Result = dict[str, Any]
 
 SETTING = ("partition", "rank", "mode", "rate")  # what is held equal where topologies and rules are compared
 GROUP = ("rule", "topology", *SETTING)
-FIGURES = tuple(Consensus.__dataclass_fields__)
 
 # D after mixing as the literature has it for its own models, data and rates (DESIGN 2.9): only the order and the fall
 # from topology to topology can be compared with ours, not the size.

@@ -4,7 +4,8 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 
-from conlora.testbed.study import FIGURES, GROUP, Group, Interval, Study, findings
+from conlora.core.consensus import FIGURES
+from conlora.testbed.study import GROUP, Group, Interval, Study, findings
 
 COLUMNS: tuple[tuple[str, Callable[[Group], Interval]], ...] = (
     *((name, lambda group, name=name: group.after(name)) for name in FIGURES),

@@ -22,10 +22,14 @@ def versions() -> dict[str, str]:
 
 def write_summary(summary: dict[str, Any], output: Path) -> Path:
     """Writes `summary.json`, whole or not at all. Figures that JSON can't hold, such as infinity, become null."""
-    path = output / SUMMARY_FILE
-    partial = output / f".{SUMMARY_FILE}.partial"
+    return write_json(summary, output / SUMMARY_FILE)
+
+
+def write_json(value: dict[str, Any], path: Path) -> Path:
+    """Writes any JSON file likewise; durably, so that a power cut leaves it whole or not there."""
+    partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(json_ready(summary), file, indent=1, allow_nan=False)
+        json.dump(json_ready(value), file, indent=1, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
