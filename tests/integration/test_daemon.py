@@ -56,6 +56,11 @@ def test_two_nodes_train_mix_export_and_leave(daemons: Daemons, tmp_path: Path) 
     assert b.exit_code() == 0
     assert not a.config["admin_socket"] or not Path(a.config["admin_socket"]).exists()
 
+    a.start()  # there is nothing left to train, and the figures are still known
+    again = a.wait_for(lambda s: s.state == "finished", "finished again")
+    assert (again.round, again.loss, again.accuracy) == (6, finished.loss, finished.accuracy)
+    assert a.admin.history(5)[0].loss == finished.loss
+
 
 def test_the_exported_adapter_gives_the_trained_models_logits(daemons: Daemons, tmp_path: Path) -> None:
     """Loaded by `PeftModel.from_pretrained` in a process of its own, against the vector that the trainer had."""

@@ -11,7 +11,8 @@ from tests.meshes import FakeNode, Member, by_id, link_up, linked, pair, until
 from conlora.net import mesh as mesh_module
 from conlora.net import wire
 from conlora.net.link import Link
-from conlora.net.streams import FrameStream
+from conlora.net.mesh import PeerState
+from conlora.net.streams import FrameStream, dialled_stream
 from conlora.net.wire import Frame
 
 Members = Callable[[str], Member]
@@ -165,3 +166,22 @@ async def test_a_handshake_under_way_is_no_link_when_leaving(member: Members, mo
     await until(lambda: b.link(a) is None and reasons, "down at b")
     assert a.node.events == []
     assert reasons[0] == "a said good-bye: the node stops"
+
+
+async def test_what_ends_a_second_link_is_not_told_of_the_edge(
+    member: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that dials again and hangs up, while the edge has its link."""
+    a, b = await pair(member)
+    noted, note = [], mesh_module.Mesh._note
+
+    def spied(mesh: mesh_module.Mesh, state: PeerState, sentence: str, refused: bool) -> None:
+        note(mesh, state, sentence, refused)
+        noted.append(sentence)
+
+    monkeypatch.setattr(mesh_module.Mesh, "_note", spied)
+    async with dialled_stream(a.identity, b.card()) as stream:
+        assert await stream.read() is not None, "b says Hello"
+    await until(lambda: noted, "b has noticed")
+    assert noted == ["a went away without a word"]
+    assert (b.state(a).word, b.state(a).last_error) == ("up", "")

@@ -48,4 +48,10 @@ def test_sync_equals_the_dumb_oracle(
         assert np.abs(y - y.mean(axis=0)).max() > 1e-4, "the nodes differ, so that mixing has something to do"
         np.testing.assert_allclose(x, w @ y, rtol=0, atol=1e-6)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    *earlier, last = summary["runs"][0]["consensus_by_round"]
+    assert not any("layers" in entry for entry in earlier)
+    for moment in ("before", "after"):
+        layers = [figures[moment] for figures in last["layers"].values()]
+        assert sum(layer["D"] for layer in layers) == pytest.approx(last[moment]["D"])
+        assert np.linalg.norm([layer["V"] for layer in layers]) == pytest.approx(last[moment]["V"])
     assert [node["rounds"] for node in summary["runs"][0]["nodes"]] == [ROUNDS] * nodes
