@@ -134,6 +134,14 @@ def test_a_product_of_nothing() -> None:
 
 
 @given(shapes, st.integers(0, 9999))
+def test_parts_that_cancel_leave_nothing_but_rounding(shape: tuple[int, int, int], seed: int) -> None:
+    """[B, B] [A; -A] is 0, which a sum over Gram matrices knows to the root of float64's digits only."""
+    (first,) = random_nodes(1, [shape], 0.0, seed)
+    b, a = first["l0"]
+    assert product_norm(np.hstack([b, b]), np.vstack([a, -a])) < 1e-13 * np.linalg.norm(b) * np.linalg.norm(a)
+
+
+@given(shapes, st.integers(0, 9999))
 def test_product_distance_keeps_its_digits_where_products_are_close(shape: tuple[int, int, int], seed: int) -> None:
     (first,) = random_nodes(1, [shape], 0.0, seed)
     b, a = first["l0"]

@@ -136,6 +136,29 @@ def test_bars_are_wide_while_nodes_move_and_narrow_when_they_stand(tmp_path: Pat
     assert estimates[1].figures.V == estimates[1].bars.V == 0
 
 
+def test_what_nodes_said_last_holds_however_old_once_they_stand(tmp_path: Path, clock: Clock) -> None:
+    """One node pauses long before the other: neither part ages, so time adds nothing to the bars."""
+    a_id, b_id = create_identity(tmp_path / "a"), create_identity(tmp_path / "b")
+    a, b = opened(a_id, "a", card("b", b_id)), opened(b_id, "b", card("a", a_id))
+    for seen, to in ((b, 4), (a, 2)):
+        seen.stand(still=False)
+        for value in (to - 1, to):
+            clock.now += 20
+            seen.mixed(value, vector(value), vector(value))
+    carry_snapshot(b, card("b", b_id), a, card("a", a_id))
+    assert bar_of_v(a) > 0.1
+    for seen in (b, a):
+        seen.stand(still=True)
+    carry(b, card("b", b_id), a, card("a", a_id))
+    assert bar_of_v(a) == 0, "all pairs of signs say the same"
+
+
+def bar_of_v(seen: Observatory) -> float:
+    estimates = seen.estimates()
+    assert estimates is not None
+    return estimates[1].bars.V
+
+
 def carry_snapshot(sender: Observatory, me: Peer, receiver: Observatory, to: Peer) -> None:
     """What goes along with a snapshot."""
     for transfer in sender.sketches_for(to, 10**6):

@@ -1,6 +1,8 @@
 """Checkpoints that are whole or not there, exports, history and recordings."""
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,18 @@ def test_history_keeps_rounds_edges_and_evaluations(tmp_path: Path) -> None:
         assert [(r["round"], r["loss"]) for r in history.rows("rounds")] == [(1, 0.6), (2, None)]
         assert [(e["round"], e["peer_round"], e["error"]) for e in history.rows("edges")] == [(1, 2, 0.125)]
         assert history.rows("evaluations")[0]["accuracy"] == 0.9
+
+
+def test_a_history_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as first, first:
+        first.execute(
+            "CREATE TABLE edges (round INTEGER NOT NULL, peer TEXT NOT NULL, peer_round INTEGER NOT NULL,"
+            " weight REAL NOT NULL, error REAL NOT NULL, PRIMARY KEY (round, peer))"
+        )
+        first.execute("INSERT INTO edges VALUES (1, 'peer', 1, 0.5, 0.25)")
+    with History(tmp_path / "history.db") as history:
+        history.add_round(2, 4, 0.5, 0.7, 1, [EdgeRecord("peer", 2, 0.5, EdgeError(0.125, 0.0, 0.1))])
+        assert [(e["error"], e["error_b"]) for e in history.rows("edges")] == [(0.25, 0.0), (0.125, 0.1)]
 
 
 def test_a_history_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:

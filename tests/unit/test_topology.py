@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conlora.core.topology import NAMED, REFERENCE_GRAPHS, graph_of, metropolis_matrix, named_graph, spectrum
+from conlora.core.topology import (
+    NAMED,
+    REFERENCE_GRAPHS,
+    from_neighbours,
+    graph_of,
+    metropolis_matrix,
+    named_graph,
+    spectrum,
+)
 
 RANDOM = ("random-regular", "erdos-renyi")
 
@@ -90,6 +98,13 @@ def test_predictor_falls_from_ring_to_dense() -> None:
 
 def test_exponential_has_neighbours_at_powers_of_two() -> None:
     assert set(named_graph("exponential", 10).neighbors(0)) == {1, 2, 4, 8, 9, 6}
+
+
+def test_a_graph_from_what_nodes_say_of_themselves() -> None:
+    """One end's word is enough; who is not there, and oneself, is no neighbour."""
+    graph = from_neighbours({"a": ["a", "b", "gone"], "b": [], "c": []})
+    assert set(graph.nodes) == {"a", "b", "c"}
+    assert list(graph.edges) == [("a", "b")]
 
 
 def test_isolated_nodes_never_agree() -> None:
