@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conlora.core.consensus import Consensus, EdgeError
+from conlora.daemon.observatory import Observatory
 from conlora.errors import Refused
 from conlora.net.status import (
     ConsensusView,
@@ -67,6 +68,13 @@ def view(**changes: Any) -> ConsensusView:
             **changes,
         }
     )
+
+
+def shown(observatory: Observatory) -> ConsensusView:
+    """What a node with these sketches would tell of the federation."""
+    view = ConsensusView("mercy", "XYZ", "lora", 0, True)
+    observatory.show(view)
+    return view
 
 
 ALONE = ConsensusView("mercy", "XYZ", "freeze-a", 0, False)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fakes import shown
 
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec
@@ -78,20 +79,20 @@ def test_nodes_that_stand_still_stay_in_each_others_pictures(tmp_path: Path, clo
         clock.now += 2
         carried += carry(a, card("a", a_id), b, card("b", b_id)) + carry(b, card("b", b_id), a, card("a", a_id))
         for seen in (a, b) if clock.now % 50 < 2 else ():
-            ages = {node.name: node.age_seconds for node in seen.picture().nodes}
+            ages = {node.name: node.age_seconds for node in shown(seen).nodes}
             assert all(0 <= age <= RENEW_SECONDS + 3 for age in ages.values())
-    assert {node.name: node.round for node in a.picture().nodes} == {"a": 3, "b": 4}
-    assert {node.name: node.round for node in b.picture().nodes} == {"a": 3, "b": 4}
+    assert {node.name: node.round for node in shown(a).nodes} == {"a": 3, "b": 4}
+    assert {node.name: node.round for node in shown(b).nodes} == {"a": 3, "b": 4}
     assert carried <= 2 * (3 * DEPARTED_SECONDS / RENEW_SECONDS + 1), "only what is new"
 
 
 def test_a_node_without_links_goes_on_seeing_itself(tmp_path: Path, clock: Clock) -> None:
     seen = opened(create_identity(tmp_path / "a"), "a")
-    assert seen.picture().nodes == []
-    assert seen.picture().modules == ["q"], "edge errors are told by module with or without sketches"
+    assert shown(seen).nodes == []
+    assert shown(seen).modules == ["q"], "edge errors are told by module with or without sketches"
     seen.mixed(1, vector(1), vector(1))
     clock.now += 3 * DEPARTED_SECONDS
-    (node,) = seen.picture().nodes
+    (node,) = shown(seen).nodes
     assert (node.name, node.round) == ("a", 1)
     assert seen.estimates() is not None
 
@@ -102,7 +103,7 @@ def test_distances_are_exactly_zero_where_nodes_agree(tmp_path: Path, clock: Clo
     a.mixed(1, vector(0.1), vector(0.7))
     b.mixed(1, vector(0.3), vector(0.7))
     carry(b, card("b", b_id), a, card("a", a_id))
-    picture = a.picture()
+    picture = shown(a)
     assert [node.distance_after for node in picture.nodes] == [0, 0]
     assert [edge.error_after for edge in picture.graph] == [0]
     assert [node.distance_before for node in picture.nodes] == pytest.approx([0.1, 0.1])

@@ -148,14 +148,12 @@ class Node:
     def consensus(self) -> ConsensusView:
         """See `net.admin.Operations`."""
         mixes = self._exchange.last_mix.values()
-        picture = self._observatory.picture()
-        return ConsensusView(
+        view = ConsensusView(
             name=self._config.name,
             node_id=self._identity.node_id,
             rule=self._config.federation.rule,
             round=self._supervisor.progress.round,
             sketched=self._config.observing.sketched,
-            modules=picture.modules,
             edges=[
                 EdgeConsensus(
                     name=self._mesh.states[mix.contribution.peer].peer.name,
@@ -168,13 +166,9 @@ class Node:
                 for mix in mixes
             ],
             amplification=amplification(mix.error for mix in mixes) if mixes else None,
-            before=picture.before,
-            after=picture.after,
-            nodes=picture.nodes,
-            graph=picture.graph,
-            rho=picture.rho,
-            s=picture.s,
         )
+        self._observatory.show(view)
+        return view
 
     def history(self, after_round: int) -> list[RoundRecord]:
         """See `net.admin.Operations`."""

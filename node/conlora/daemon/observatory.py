@@ -1,7 +1,7 @@
 """What one node knows of the federation's consensus error: every node's newest sketches, and the figures they give."""
 
 import time
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 
 import numpy as np
 import structlog
@@ -15,25 +15,12 @@ from conlora.core.topology import from_neighbours, spectrum
 from conlora.errors import SketchRejected
 from conlora.net.identity import Identity, Peer
 from conlora.net.sketches import Scribe, outgoing
-from conlora.net.status import Federation, FederationEdge, FederationNode
+from conlora.net.status import ConsensusView, Federation, FederationEdge, FederationNode
 from conlora.net.wire import SketchHeader, Transfer
 
 log = structlog.get_logger()
 
 SHORTEST_ROUND_SECONDS = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """The federation as this node sees it now."""
-
-    modules: list[str]
-    before: Federation | None
-    after: Federation | None
-    nodes: list[FederationNode]
-    graph: list[FederationEdge]
-    rho: float | None
-    s: float | None
 
 
 class Observatory:
@@ -134,18 +121,20 @@ class Observatory:
         )
         return before, after, len(parts)
 
-    def picture(self) -> Picture:
-        """Everything that can be told now."""
+    def show(self, view: ConsensusView) -> None:
+        """Fills in what a node's view tells of the federation beyond its own edges; without sketches, the modules' names."""
         parts, layout = self._parts(), self._layout
-        modules = [module.name for module in layout.modules] if layout else []
-        if not layout or not (estimates := self.estimates()):
-            return Picture(modules, None, None, [], [], None, None)
+        if not layout:
+            return
+        view.modules = [module.name for module in layout.modules]
+        if not (estimates := self.estimates()):
+            return
         before, after, _ = estimates
+        view.before, view.after = _federation(before), _federation(after)
         records = {part.record.node_id: part.record for part in parts}
-        graph = from_neighbours({node: list(record.neighbours) for node, record in records.items()})
         mean_before = np.stack([record.before for record in records.values()]).mean(axis=0, dtype=np.float64)
         mean_after = np.stack([record.after for record in records.values()]).mean(axis=0, dtype=np.float64)
-        nodes = [
+        view.nodes = [
             FederationNode(
                 part.record.node_id,
                 part.record.name,
@@ -156,7 +145,8 @@ class Observatory:
             )
             for part in parts
         ]
-        edges = [
+        graph = from_neighbours({node: list(record.neighbours) for node, record in records.items()})
+        view.graph = [
             FederationEdge(
                 i,
                 j,
@@ -165,16 +155,8 @@ class Observatory:
             )
             for i, j in sorted(graph.edges)
         ]
-        rho, s = spectrum(graph)
-        return Picture(
-            modules,
-            _federation(before),
-            _federation(after),
-            nodes,
-            edges,
-            rho,
-            s if s < float("inf") else None,
-        )
+        view.rho, s = spectrum(graph)
+        view.s = s if s < float("inf") else None
 
     def _parts(self) -> list[Part]:
         if not self._book:
