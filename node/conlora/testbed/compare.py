@@ -26,6 +26,7 @@ from conlora.testbed.study import Study
 from conlora.testbed.study_plots import write_figures
 from conlora.testbed.study_tables import as_csv, as_markdown
 from conlora.testbed.summary import json_ready, versions, write_json
+from conlora.testbed.trainers import forkserver
 
 GRID_FILE = "grid.yaml"
 GRID_HEADING = "# What `conlora testbed compare` runs to fill this directory.\n"
@@ -41,12 +42,15 @@ def compare(grid: GridSpec, cells: Sequence[Cell], output: Path, console: Consol
     results = {cell.name: result for cell in cells if (result := _finished(cell, output)) is not None}
     if results:
         console.print(f"{len(results)} of {len(cells)} cells are finished already", highlight=False)
+    to_run = [cell for cell in cells if cell.name not in results]
     with Interrupts() as interrupts, Progress(console, len(cells), done=len(results)) as progress:
-        for cell in cells:
-            if cell.name not in results:
-                seconds = [result["seconds_in_all"] for result in results.values()]
-                progress.begin(cell.name, _remaining(seconds, len(cells) - len(results)))
-                results[cell.name] = _run(cell, output, progress, interrupts)
+        if to_run:
+            (output / WORK).mkdir()
+            with forkserver(environment(to_run[0].spec), output / WORK / "forkserver.log", interrupts) as env:
+                for cell in to_run:
+                    seconds = [result["seconds_in_all"] for result in results.values()]
+                    progress.begin(cell.name, _remaining(seconds, len(cells) - len(results)))
+                    results[cell.name] = _run(cell, output, env, progress, interrupts)
         shutil.rmtree(output / WORK, ignore_errors=True)
         progress.show("drawing figures")
         study = Study(grid.name, [results[cell.name] for cell in cells])
@@ -97,7 +101,7 @@ def _finished(cell: Cell, output: Path) -> dict[str, Any] | None:
     return result if result.get("digest") == cell.digest else None
 
 
-def _run(cell: Cell, output: Path, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
+def _run(cell: Cell, output: Path, env: dict[str, str], progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
     """One cell from nothing to its result, which is written whole or not at all."""
     began = time.monotonic()
     work = output / WORK / cell.name
@@ -109,7 +113,7 @@ def _run(cell: Cell, output: Path, progress: Progress, interrupts: Interrupts) -
     plan = RunPlan("federated", cell.name, cell.rule, work / "nodes", shares, cell.spec.graph, test)
     with tempfile.TemporaryDirectory(prefix="conlora-") as sockets:
         setups = lay_out(cell.spec, plan, Path(sockets))
-        seconds = run_federation(setups, environment(cell.spec), progress, interrupts, export=False)
+        seconds = run_federation(setups, env, progress, interrupts, export=False)
     progress.show("measuring consensus")
     measured = measure_run(plan.graph, setups, interrupts)
     result = {

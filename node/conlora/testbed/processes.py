@@ -89,7 +89,13 @@ class NodeProcesses:
         self.stop()
 
     def start(
-        self, name: str, command: Sequence[str], log: Path, env: dict[str, str], stdout: Path | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        env: dict[str, str],
+        stdout: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> Child:
         """Starts a process; its standard error, and its standard output where no file is named, go to `log`."""
         with log.open("wb") as errors, _opened(stdout) as output:
@@ -99,6 +105,7 @@ class NodeProcesses:
                 stdout=output or errors,
                 stderr=errors,
                 env=env,
+                pass_fds=pass_fds,
                 start_new_session=True,  # the terminal's Ctrl-C is for the testbed, which stops its nodes in order
             )
             child = Child(name, process, log)

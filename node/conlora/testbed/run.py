@@ -21,6 +21,7 @@ from conlora.testbed.progress import Progress
 from conlora.testbed.report import write_report
 from conlora.testbed.spec import TestbedSpec
 from conlora.testbed.summary import SUMMARY_FILE, json_ready, result_tables, versions, write_summary
+from conlora.testbed.trainers import forkserver
 
 SPEC_FILE = "spec.yaml"
 SPEC_HEADING = "# What `conlora testbed run` ran to fill this directory.\n"
@@ -48,12 +49,16 @@ def run_testbed(spec: TestbedSpec, output: Path, overwrite: bool, keep: list[Pat
         "baselines": {"alone": [], "pooled": []},
     }
     plans = {rule: _plans(spec, rule, dealt, output) for rule in spec.rules}
-    with Interrupts() as interrupts, Progress(console, sum(map(len, plans.values()))) as progress:
+    with (
+        Interrupts() as interrupts,
+        Progress(console, sum(map(len, plans.values()))) as progress,
+        forkserver(environment(spec), output / "forkserver.log", interrupts) as env,
+    ):
         for rule in spec.rules:
-            finished = [_run(spec, plan, progress, interrupts) for plan in plans[rule]]
+            finished = [_run(spec, plan, env, progress, interrupts) for plan in plans[rule]]
             progress.show("evaluating on the common test rows")
             setups = [setup for run in finished for setup in run.setups]
-            accuracy = evaluate(setups, output / f"evaluation-{rule}", test, environment(spec), interrupts)
+            accuracy = evaluate(setups, output / f"evaluation-{rule}", test, env, interrupts)
             for run in finished:
                 kind = run.plan.kind
                 destination = summary["runs"] if kind == "federated" else summary["baselines"][kind]
@@ -91,12 +96,14 @@ class FinishedRun:
     seconds: float
 
 
-def _run(spec: TestbedSpec, plan: RunPlan, progress: Progress, interrupts: Interrupts) -> FinishedRun:
+def _run(
+    spec: TestbedSpec, plan: RunPlan, env: dict[str, str], progress: Progress, interrupts: Interrupts
+) -> FinishedRun:
     """One run from empty directories to exported adapters."""
     progress.begin(plan.title)
     with tempfile.TemporaryDirectory(prefix="conlora-") as sockets:  # a socket's path may have about 100 bytes
         setups = lay_out(spec, plan, Path(sockets))
-        seconds = run_federation(setups, environment(spec), progress, interrupts)
+        seconds = run_federation(setups, env, progress, interrupts)
     progress.end(f"trained in {seconds:.0f} s")
     return FinishedRun(plan, setups, seconds)
 

@@ -1,54 +1,75 @@
 """The daemon's end: starts the trainer process, talks with it, and ends it."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import BaseModel
 
+from conlora.errors import TrainingFailed
 from conlora.training.messages import FROM_TRAINER, FromTrainer, line
 
+FORKSERVER = (
+    "CONLORA_FORKSERVER"  # environment variable: the socket of a `conlora.training.forkserver`, if there is one
+)
 MAX_LINE_BYTES = 1 << 26  # Ready carries the schema of the whole adapter
 EXIT_SECONDS = 30.0  # a step and a checkpoint; afterwards the process is killed
+
+
+class Process(Protocol):
+    """What is needed of a process; `asyncio.subprocess.Process` has it."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, or minus the signal that ended it; None while it runs."""
+
+    async def wait(self) -> int:
+        """Waits for its end and returns `returncode`."""
+
+    def kill(self) -> None:
+        """Ends it now."""
 
 
 class TrainerProcess:
     """One run of the trainer, from spawn to exit."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: Path
+        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: Path, log_start: int
     ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
         self._log = log
-        self._log_start = log.stat().st_size
+        self._log_start = log_start
 
     @classmethod
     async def spawn(cls, memory: int, threads: int | None, log: Path) -> "TrainerProcess":
-        """Starts `conlora.training.trainer` in a fresh interpreter that inherits the memory's descriptor.
+        """Starts `conlora.training.trainer` in a process of its own that inherits the memory's descriptor.
 
-        threads: torch threads, or None for torch's choice. log: where its output is appended.
+        threads: torch threads, or None for torch's choice. log: where its output is appended. Raises TrainingFailed
+        where there should be a forkserver and is none.
         """
         ours, theirs = socket.socketpair()
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
-        if threads is not None:
-            environment["OMP_NUM_THREADS"] = str(threads)
         start = log.stat().st_size if log.exists() else 0
-        with theirs, log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "conlora.training.trainer", str(theirs.fileno()), str(memory),
-                pass_fds=(theirs.fileno(), memory), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                env=environment,
-            )  # fmt: skip
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
+            with theirs, log.open("ab") as output:
+                forkserver = os.environ.get(FORKSERVER)
+                descriptors = (theirs.fileno(), memory, output.fileno())
+                process = await (_forked(forkserver, *descriptors) if forkserver else _executed(*descriptors, threads))
+            on_failure.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
-        trainer = cls(process, reader, writer, log)
-        trainer._log_start = start
-        return trainer
+        return cls(process, reader, writer, log, start)
 
     @property
     def pid(self) -> int:
@@ -92,3 +113,53 @@ class TrainerProcess:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").strip().splitlines()
         return f" ({lines[-1].strip()[:300]}; more in {self._log})" if lines else ""
+
+
+async def _executed(channel: int, memory: int, log: int, threads: int | None) -> Process:
+    """A trainer in a fresh interpreter."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "conlora.training.trainer", str(channel), str(memory),
+        pass_fds=(channel, memory), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+        env=environment,
+    )  # fmt: skip
+
+
+async def _forked(forkserver: str, channel: int, memory: int, log: int) -> Process:
+    """A trainer that the forkserver has forked."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(forkserver)  # to a process that listens since before this one began
+        socket.send_fds(connection, [b"\0"], [channel, memory, log])
+        reader, writer = await asyncio.open_connection(sock=connection)
+        return Forked(int(await reader.readline()), reader, writer)
+    except (OSError, ValueError) as error:
+        connection.close()
+        raise TrainingFailed(f"{forkserver}: no trainer is started there ({error})") from error
+
+
+class Forked:
+    """A trainer that is the forkserver's child."""
+
+    def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._writer = writer
+        self._ended = asyncio.create_task(self._end(reader))
+
+    async def _end(self, reader: asyncio.StreamReader) -> int:
+        status = await reader.readline()
+        self._writer.close()
+        self.returncode = int(status) if status else -signal.SIGKILL  # a forkserver dies with all its trainers
+        return self.returncode
+
+    async def wait(self) -> int:
+        """See `Process`."""
+        return await asyncio.shield(self._ended)
+
+    def kill(self) -> None:
+        """See `Process`."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)

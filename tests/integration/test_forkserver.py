@@ -1,0 +1,60 @@
+"""Trainers forked by a real forkserver end as spawned ones do, say why in the log, and don't outlive it."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conlora.errors import TrainingFailed
+from conlora.testbed.processes import Interrupts
+from conlora.testbed.trainers import forkserver
+from conlora.training.arena import create_memory
+from conlora.training.messages import Setup
+from conlora.training.process import FORKSERVER, TrainerProcess
+
+Spawn = Callable[[str], Awaitable[TrainerProcess]]
+
+
+@pytest.fixture
+async def spawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Spawn]:
+    """Has a trainer forked whose log has the given name."""
+    memory = create_memory()
+
+    async def trainer(name: str) -> TrainerProcess:
+        return await TrainerProcess.spawn(memory, None, tmp_path / name)
+
+    with forkserver(dict(os.environ), tmp_path / "forkserver.log", Interrupts()) as env:
+        monkeypatch.setenv(FORKSERVER, env[FORKSERVER])
+        yield trainer
+    assert (tmp_path / "forkserver.log").read_text() == ""
+    os.close(memory)
+
+
+async def test_forked_trainers_end_each_in_its_own_way(spawn: Spawn, tmp_path: Path) -> None:
+    first, second, third, fourth = [await spawn(f"{i}.log") for i in range(4)]
+    assert len({trainer.pid for trainer in (first, second, third, fourth)}) == 4
+    second.kill()
+    assert await second.exited() == "the trainer was ended by SIGKILL"
+    second.kill()  # the end of one that has ended is none of our business
+    third.send(Setup(config={}, peers=[], staging="", resume_from=None, round=0, step=0, paused=False))
+    ending = await third.exited()
+    assert "exited with status 1 (" in ending, "a bug's traceback is in the log"
+    assert "ValidationError" in (tmp_path / "2.log").read_text()
+    fourth._writer.close()  # as when the daemon dies
+    assert await fourth.exited() == "the trainer exited with status 70"
+    assert psutil.pid_exists(first.pid), "the others' ends are not its own"
+    first.kill()
+    await first.exited()
+
+
+async def test_trainers_end_with_their_forkserver(spawn: Spawn, tmp_path: Path) -> None:
+    trainer = await spawn("trainer.log")
+    server = psutil.Process(trainer.pid).parent()
+    assert server is not None
+    os.killpg(server.pid, signal.SIGKILL)
+    assert await trainer.exited() == "the trainer was ended by SIGKILL"
+    with pytest.raises(TrainingFailed, match=r"forkserver\.sock: no trainer is started there \(.*refused"):
+        await spawn("another.log")
