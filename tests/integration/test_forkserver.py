@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.daemons import wait_until
 
 from conlora.errors import TrainingFailed
 from conlora.testbed.processes import Interrupts
@@ -58,3 +59,17 @@ async def test_trainers_end_with_their_forkserver(spawn: Spawn, tmp_path: Path) 
     assert await trainer.exited() == "the trainer was ended by SIGKILL"
     with pytest.raises(TrainingFailed, match=r"forkserver\.sock: no trainer is started there \(.*refused"):
         await spawn("another.log")
+
+
+def test_a_testbed_that_fails_with_its_forkserver_says_so(tmp_path: Path) -> None:
+    log = tmp_path / "forkserver.log"
+    with pytest.raises(TrainingFailed, match=r"the forkserver was killed by SIGKILL \(its log: .*forkserver\.log\)"):
+        fail_with_forkserver(log)
+
+
+def fail_with_forkserver(log: Path) -> None:
+    with forkserver(dict(os.environ), log, Interrupts()):
+        (server,) = psutil.Process().children()
+        server.kill()
+        wait_until(lambda: server.status() == psutil.STATUS_ZOMBIE, "the forkserver is dead")
+        raise TrainingFailed("a node exited with code 6")

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from conlora.core.consensus import Consensus
-from conlora.testbed.study import Interval, Study, findings
+from conlora.testbed.study import Interval, Study, findings, late
 from conlora.testbed.study_plots import write_figures
 from conlora.testbed.study_tables import as_csv, as_markdown
 
@@ -19,6 +19,10 @@ S = {"T1": 1.5, "T2": 1.2, "T3": 0.7, "T4": 0.5, "complete": 0.0}
 
 def figures(d: float, c: float, e_a: float, relative: float) -> dict[str, float]:
     return Consensus(d, d / 2, c, e_a, d / 3, 1.2, relative).to_json()
+
+
+def rounds(before: dict[str, float], after: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"round": r, "before": before, "after": after} for r in range(1, 9)]
 
 
 def result(rule: str, topology: str, seed: int, partition: str = "dirichlet0.1", **changes: Any) -> dict[str, Any]:
@@ -39,9 +43,7 @@ def result(rule: str, topology: str, seed: int, partition: str = "dirichlet0.1",
         "rho": 0.5,
         "s": S[topology],
         "accuracy": [0.8, 0.9, 0.7 + 0.01 * seed],
-        "consensus": after,
-        "consensus_before": before,
-        "consensus_by_round": [{"round": r, "before": before, "after": after} for r in (1, 2, 3)],
+        "consensus_by_round": rounds(before, after),
         **changes,
     }
 
@@ -61,6 +63,13 @@ def test_a_confidence_interval() -> None:
     assert Interval.of([float(x) for x in range(40)]).half == pytest.approx(2.0227 * 11.69 / math.sqrt(40), rel=0.01)
 
 
+def test_the_end_is_the_last_quarter_of_the_rounds() -> None:
+    by_round = [{"after": {"D": d}, "before": {"D": 10 * d}} for d in (9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 1.0, 2.0)]
+    assert late({"consensus_by_round": by_round}, "D") == 1.5
+    assert late({"consensus_by_round": by_round}, "D", "before") == 15
+    assert late({"consensus_by_round": by_round[:2]}, "D") == 9, "a quarter of few rounds is the last one"
+
+
 def test_all_assertions_hold_where_they_do() -> None:
     found = findings(study())
     assert [finding.holds for finding in found] == [True] * 5
@@ -69,16 +78,17 @@ def test_all_assertions_hold_where_they_do() -> None:
     assert "6 of 6 comparisons; T4 has 0.333 ± " in str(found[1])
 
 
+BEFORE = figures(4.5, 1.0, 1.0, 0.3)
 NOT_QUITE_ZERO = [{"round": 1, "before": figures(1, 1e-12, 0, 1), "after": figures(1, 0, 0, 1)}]
 
 
 @pytest.mark.parametrize(
     ("index", "changed"),
     [
-        (0, result("lora", "T2", 2, consensus=figures(0.1, 0.1, 0.1, 0.1))),
-        (1, result("freeze-a", "T4", 1, consensus=figures(9.0, 0.0, 0.0, 0.1))),
-        (2, result("lora", "complete", 3, consensus=figures(1e-2, 0.0, 0.0, 1e-3))),
-        (3, result("lora", "T1", 1, "iid", consensus=figures(99.0, 0.1, 0.1, 0.1))),
+        (0, result("lora", "T2", 2, consensus_by_round=rounds(BEFORE, figures(0.1, 0.1, 0.1, 0.1)))),
+        (1, result("freeze-a", "T4", 1, consensus_by_round=rounds(BEFORE, figures(9.0, 0.0, 0.0, 0.1)))),
+        (2, result("lora", "complete", 3, consensus_by_round=rounds(BEFORE, figures(1e-2, 0.0, 0.0, 1e-3)))),
+        (3, result("lora", "T1", 1, "iid", consensus_by_round=rounds(BEFORE, figures(99.0, 0.1, 0.1, 0.1)))),
         (4, result("freeze-a", "T3", 1, consensus_by_round=NOT_QUITE_ZERO)),
     ],
 )

@@ -123,7 +123,6 @@ def _run(cell: Cell, output: Path, env: dict[str, str], progress: Progress, inte
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "accuracy": [_last_accuracy(setup) for setup in setups],
-        "consensus_before": measured["consensus_by_round"][-1]["before"],
         **measured,
         "seconds": seconds,
         "seconds_in_all": time.monotonic() - began,

@@ -58,9 +58,9 @@ class Group:
         """Some figure over the seeds."""
         return Interval.of([value(result) for result in self.results])
 
-    def after(self, figure: str) -> Interval:
-        """A consensus figure after the last mix."""
-        return self.of(lambda result: result["consensus"][figure])
+    def late(self, figure: str, moment: str = "after") -> Interval:
+        """A consensus figure at the end of training."""
+        return self.of(lambda result: late(result, figure, moment))
 
     @property
     def accuracy(self) -> Interval:
@@ -127,6 +127,13 @@ def findings(study: Study) -> list[Finding]:
     return [_rules(study), _topologies(study), _complete(study), _partitions(study), _frozen(study)]
 
 
+def late(result: Result, figure: str, moment: str = "after") -> float:
+    """A consensus figure at the end of training: its mean over the last quarter of the rounds, as single rounds scatter."""
+    rounds = result["consensus_by_round"]
+    last = rounds[-max(1, len(rounds) // 4) :]
+    return math.fsum(entry[moment][figure] for entry in last) / len(last)
+
+
 def accuracy(result: Result) -> float:
     """Mean over nodes."""
     values = [value for value in result["accuracy"] if value is not None]
@@ -135,9 +142,9 @@ def accuracy(result: Result) -> float:
 
 def _rules(study: Study) -> Finding:
     pairs = [p for p in study.pairs("rule", "lora", "freeze-a") if not any(map(_agreed, p))]
-    ratios = [lora["consensus"]["D"] / frozen["consensus"]["D"] for lora, frozen in pairs]
+    ratios = [late(lora, "D") / late(frozen, "D") for lora, frozen in pairs]
     return _counted(
-        "after the last mix D is larger with lora than with freeze-a",
+        "at the end D is larger with lora than with freeze-a",
         [
             (_where(lora, "topology", "partition", "seed"), ratio > 1)
             for (lora, _), ratio in zip(pairs, ratios, strict=True)
@@ -148,7 +155,7 @@ def _rules(study: Study) -> Finding:
 
 def _topologies(study: Study) -> Finding:
     pairs = [p for p in study.pairs("topology", "T1", "T4") if not _agreed(p[0])]
-    shares = [dense["consensus"]["D"] / ring["consensus"]["D"] for ring, dense in pairs]
+    shares = [late(dense, "D") / late(ring, "D") for ring, dense in pairs]
     return _counted(
         "D falls from the ring (T1) to the dense graph (T4)",
         [
@@ -161,7 +168,7 @@ def _topologies(study: Study) -> Finding:
 
 def _complete(study: Study) -> Finding:
     cells = [r for r in study.results if r["topology"] == "complete" and r["mode"] == "sync"]
-    largest = max((r["consensus"]["relative"] for r in cells), default=0.0)
+    largest = max((late(r, "relative") for r in cells), default=0.0)
     return _counted(
         "after a synchronous mix on the complete graph nothing is left but rounding",
         [(_where(r, "rule", "partition", "seed"), _agreed(r)) for r in cells],
@@ -171,10 +178,10 @@ def _complete(study: Study) -> Finding:
 
 def _partitions(study: Study) -> Finding:
     pairs = study.pairs("partition", "dirichlet0.1", "iid")
-    ratios = [skewed["consensus"]["D"] / even["consensus"]["D"] for skewed, even in pairs if not _agreed(even)]
+    ratios = [late(skewed, "D") / late(even, "D") for skewed, even in pairs if not _agreed(even)]
     return _counted(
         "D is larger with Dirichlet(0.1) shares than with IID ones",
-        [(_where(s, "rule", "topology", "seed"), s["consensus"]["D"] > e["consensus"]["D"]) for s, e in pairs],
+        [(_where(s, "rule", "topology", "seed"), late(s, "D") > late(e, "D")) for s, e in pairs],
         f"D is {Interval.of(ratios)} times as large" if ratios else "",
     )
 
@@ -204,7 +211,7 @@ def _counted(claim: str, cases: list[tuple[str, bool]], evidence: str) -> Findin
 
 def _agreed(result: Result) -> bool:
     """Whether the nodes hold the same update but for fp32 rounding."""
-    return bool(result["consensus"]["relative"] < 10 * ROUNDING)
+    return bool(late(result, "relative") < 10 * ROUNDING)
 
 
 def _where(result: Result, *axes: str) -> str:

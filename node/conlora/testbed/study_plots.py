@@ -15,10 +15,11 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from conlora.testbed.plot_style import LIGHT, plain
-from conlora.testbed.study import REFERENCE, SETTING, Group, Interval, Study, accuracy
+from conlora.testbed.study import REFERENCE, SETTING, Group, Interval, Study, accuracy, late
 
 DPI = 200
 BASE = "T1"  # what other topologies are compared with: the ring
+AT_THE_END = "at the end: after mixing, over the last quarter of the rounds"  # see `conlora.testbed.study.late`
 LABEL_OF = {"partition": "partition", "rank": "rank r", "mode": "mode", "rate": "learning rate"}
 SHORT = {"rank": "r{}", "rate": "lr{:g}"}  # in names of files
 LONG = {"rank": "rank {}", "rate": "learning rate {:g}"}  # in titles
@@ -57,16 +58,16 @@ def against_topology(study: Study) -> Figure:
     """D and the relative spread by topology, and D beside the reference's fall and the one that `s` predicts."""
     figure = Figure(figsize=(12.5, 4.3), layout="constrained")
     absolute, relative, fall = figure.subplots(1, 3)
-    _bars(absolute, study, lambda group: group.after("D"))
-    absolute.set_title(r"$D$ after the last mix")
-    _bars(relative, study, lambda group: group.after("relative"))
-    relative.set_title(r"$V\,/\,\|\bar B\bar A\|$ after the last mix")
+    _bars(absolute, study, lambda group: group.late("D"))
+    absolute.set_title(r"$D$ at the end")
+    _bars(relative, study, lambda group: group.late("relative"))
+    relative.set_title(r"$V\,/\,\|\bar B\bar A\|$ at the end")
     _fall(fall, study)
     colours = LIGHT.rule_colours(study.values("rule"))
     handles: list[Any] = [Patch(color=colours[rule], label=plain(rule)) for rule in study.values("rule")]
     n = max(len(group.results) for group in study.groups)
-    bars = "mean" if n == 1 else f"mean and 95 % confidence interval, {n} seeds"
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), title=bars)
+    bars = "one seed" if n == 1 else f"mean and 95 % confidence interval, {n} seeds"
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), title=f"{bars}; {AT_THE_END}")
     return figure
 
 
@@ -130,7 +131,7 @@ def _shares(study: Study, rule: str, topology: str) -> list[float]:
     if topology == BASE:
         return [1.0 for result in of_rule.results if result["topology"] == BASE]
     pairs = of_rule.pairs("topology", BASE, topology)
-    return [other["consensus"]["D"] / ring["consensus"]["D"] for ring, other in pairs]
+    return [late(other, "D") / late(ring, "D") for ring, other in pairs]
 
 
 def _halves(intervals: Sequence[Interval]) -> list[float]:
@@ -219,8 +220,8 @@ def against_axis(study: Study, axis: str) -> Figure:
     figure = Figure(figsize=(11, 3.9), layout="constrained")
     panels = figure.subplots(1, 3)
     figures: tuple[tuple[str, Callable[[Any], float]], ...] = (
-        (r"$D$ after the last mix", lambda r: r["consensus"]["D"]),
-        (r"$V\,/\,\|\bar B\bar A\|$ after the last mix", lambda r: r["consensus"]["relative"]),
+        (r"$D$ at the end", lambda r: late(r, "D")),
+        (r"$V\,/\,\|\bar B\bar A\|$ at the end", lambda r: late(r, "relative")),
         ("accuracy", accuracy),
     )
     width = 0.8 / len(rules)
@@ -245,6 +246,6 @@ def against_axis(study: Study, axis: str) -> Figure:
         handles=handles,
         loc="outside upper center",
         ncols=len(handles),
-        title=f"mean and 95 % interval; on {topologies}",
+        title=f"on {topologies}, mean and 95 % confidence interval; {AT_THE_END}",
     )
     return figure

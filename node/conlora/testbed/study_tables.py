@@ -8,8 +8,8 @@ from conlora.core.consensus import FIGURES
 from conlora.testbed.study import GROUP, Group, Interval, Study, findings
 
 COLUMNS: tuple[tuple[str, Callable[[Group], Interval]], ...] = (
-    *((name, lambda group, name=name: group.after(name)) for name in FIGURES),
-    ("D before the mix", lambda group: group.of(lambda r: r["consensus_before"]["D"])),
+    *((name, lambda group, name=name: group.late(name)) for name in FIGURES),
+    ("D before the mix", lambda group: group.late("D", "before")),
     ("accuracy", lambda group: group.accuracy),
     ("lowest node", lambda group: group.of(lambda r: min(r["accuracy"]))),
 )
@@ -32,7 +32,8 @@ def as_csv(study: Study) -> str:
 def as_markdown(study: Study) -> str:
     """The same for people, with the findings above."""
     lines = [f"# {study.name}", "", *(f"- {finding}" for finding in findings(study)), ""]
-    lines += ["Mean ± half of the 95 % confidence interval over seeds, after the last mix.", ""]
+    lines += ["Mean ± half of the 95 % confidence interval over seeds.", ""]
+    lines += ["Consensus error is that after the mix, over the last quarter of the rounds.", ""]
     lines += _markdown([*GROUP, "s", *(name for name, _ in COLUMNS)], map(_cells, study.groups))
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from conlora.errors import ConLoRAError
 from conlora.testbed.processes import Interrupts, NodeProcesses
 from conlora.training.process import FORKSERVER
 
@@ -17,7 +18,8 @@ BACKLOG = 512  # nodes that ask while it still imports
 def forkserver(env: dict[str, str], log: Path, interrupts: Interrupts) -> Iterator[dict[str, str]]:
     """While entered, nodes started in the environment that it yields get their trainers from one forkserver.
 
-    env: of node processes. log: for what the forkserver says, which is nothing unless it fails.
+    env: of node processes. log: for what the forkserver says, which is nothing unless it fails. Raises TrainingFailed
+    in place of any other error where the forkserver has died.
     """
     with (
         tempfile.TemporaryDirectory(prefix="conlora-") as directory,  # a socket's path may have about 100 bytes
@@ -32,4 +34,8 @@ def forkserver(env: dict[str, str], log: Path, interrupts: Interrupts) -> Iterat
         own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         processes.start("the forkserver", command, log, env | own, pass_fds=(listener.fileno(),))
         listener.close()  # if the forkserver dies, whoever asks is refused instead of left waiting
-        yield env | {FORKSERVER: path}
+        try:
+            yield env | {FORKSERVER: path}
+        except ConLoRAError:
+            processes.check()  # where it is the forkserver that failed, it can say more about it
+            raise
