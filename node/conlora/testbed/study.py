@@ -109,15 +109,21 @@ class Study:
 
 @dataclass(frozen=True)
 class Finding:
-    """One assertion of DESIGN 2.9 and how the grid bears it out. `holds` is None where the grid can't tell."""
+    """One assertion of DESIGN 2.9 and how the grid bears it out.
+
+    holds: in every comparison; None where the grid can't tell. on_average: the mean ratio's confidence interval agrees.
+    """
 
     claim: str
     holds: bool | None
     evidence: str
     exceptions: list[str] = field(default_factory=list)
+    on_average: bool = False
 
     def __str__(self) -> str:
         verdict = {True: "holds", False: "does not hold", None: "not tested"}[self.holds]
+        if self.holds is False and self.on_average:
+            verdict = "holds on average, not everywhere"
         rest = f" Exceptions: {', '.join(self.exceptions)}." if self.exceptions else ""
         return f"{verdict}: {self.claim}. {self.evidence}{rest}"
 
@@ -150,6 +156,7 @@ def _rules(study: Study) -> Finding:
             for (lora, _), ratio in zip(pairs, ratios, strict=True)
         ],
         f"D is {Interval.of(ratios)} times as large" if ratios else "",
+        on_average=_above_one(ratios),
     )
 
 
@@ -163,6 +170,7 @@ def _topologies(study: Study) -> Finding:
             for (ring, _), share in zip(pairs, shares, strict=True)
         ],
         f"T4 has {Interval.of(shares)} of the ring's D" if shares else "",
+        on_average=_above_one([1 / share for share in shares]),
     )
 
 
@@ -183,6 +191,7 @@ def _partitions(study: Study) -> Finding:
         "D is larger with Dirichlet(0.1) shares than with IID ones",
         [(_where(s, "rule", "topology", "seed"), late(s, "D") > late(e, "D")) for s, e in pairs],
         f"D is {Interval.of(ratios)} times as large" if ratios else "",
+        on_average=_above_one(ratios),
     )
 
 
@@ -200,13 +209,21 @@ def _exactly_zero(result: Result) -> bool:
     return all(figures["C"] == figures["E_A"] == 0 for figures in moments)
 
 
-def _counted(claim: str, cases: list[tuple[str, bool]], evidence: str) -> Finding:
+def _above_one(ratios: list[float]) -> bool:
+    """Whether their mean's confidence interval lies above 1."""
+    if len(ratios) < 2:
+        return False
+    interval = Interval.of(ratios)
+    return interval.mean - interval.half > 1
+
+
+def _counted(claim: str, cases: list[tuple[str, bool]], evidence: str, on_average: bool = False) -> Finding:
     if not cases:
         return Finding(claim, None, "The grid has no cells for it.")
     right = sum(holds for _, holds in cases)
     count = f"{right} of {len(cases)}" if len(cases) > 1 else ("1 of 1" if right else "0 of 1")
     text = f"{count} comparisons{'; ' + evidence if evidence else ''}."
-    return Finding(claim, right == len(cases), text, [where for where, holds in cases if not holds])
+    return Finding(claim, right == len(cases), text, [where for where, holds in cases if not holds], on_average)
 
 
 def _agreed(result: Result) -> bool:
