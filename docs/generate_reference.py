@@ -50,8 +50,8 @@ def configuration() -> str:
         "## A node: `conlora.yaml`\n",
         _prose(
             "`conlora init` writes one with comments. These have to be equal on all nodes of a federation, which compare them "
-            "when they meet: `model.base` (by the digest of its weights), `lora.rank`, `lora.alpha` and the target modules, "
-            "`federation.name`, `seed`, `rule` and `mode`, `task.labels`, and `training.local_steps`."
+            "when they meet: `model.base` (by the digest of its weights), `lora` but for `dropout` and `plus_ratio`, "
+            "`federation.name`, `seed`, `rule` and `mode`, the type of the task and its `labels`, and `training.local_steps`."
         ),
         *_model(NodeConfig, known=set()),
         "### Rules\n",
@@ -64,13 +64,15 @@ def configuration() -> str:
             "`conlora testbed run` reads it. `deploy/demo/demo.yaml` is one with comments. The sections `model`, `lora`, `task` "
             "and `training` are those of a node."
         ),
-        *_model(TestbedSpec, known={"ModelSection", "LoraSection", "TaskSection", "TrainingSection"}),
+        *_model(TestbedSpec, known={"ModelSection", "LoraSection", "TextClassificationSection", "TrainingSection"}),
         "## A grid: `GRID.yaml`\n",
         _prose(
             "`conlora testbed compare` reads it. `deploy/testbed/reference.yaml` is one with comments. Each block under `grid` "
             "is a full product of its axes; what two blocks share is run once."
         ),
-        *_model(GridSpec, known={"ModelSection", "LoraSection", "TaskSection", "TrainingSection", "GridData"}),
+        *_model(
+            GridSpec, known={"ModelSection", "LoraSection", "TextClassificationSection", "TrainingSection", "GridData"}
+        ),
         "### `grid` (a list of blocks)\n",
         *_model(Block, known=set()),
         "### Named topologies\n",
@@ -108,12 +110,20 @@ def _model(model: type[Section], known: set[str]) -> Iterator[str]:
 def _sections(schema: Schema, definitions: dict[str, Schema]) -> Iterator[tuple[str, str]]:
     """The keys that hold sections, with the names of these; a section within a section directly after it."""
     for key, value in schema["properties"].items():
-        for alternative, suffix in [(value, ""), (value.get("additionalProperties") or {}, ".NAME")]:
-            name = alternative.get("$ref", "").rpartition("/")[2]
+        for one in value.get("oneOf", []):  # a section that comes in several types
+            name = _referred(one)
+            yield f"{key}: {definitions[name]['properties']['type']['const']}", name
+        values = value.get("additionalProperties")
+        for alternative, suffix in [(value, ""), (values if isinstance(values, dict) else {}, ".NAME")]:
+            name = _referred(alternative)
             if name and "properties" in definitions[name]:
                 yield key + suffix, name
                 for inner, inner_name in _sections(definitions[name], definitions):
                     yield f"{key}{suffix}.{inner}", inner_name
+
+
+def _referred(value: Schema) -> str:
+    return str(value.get("$ref", "")).rpartition("/")[2]
 
 
 def _keys(schema: Schema, definitions: dict[str, Schema]) -> str:
@@ -146,6 +156,8 @@ def _kind(value: Schema, definitions: dict[str, Schema]) -> str:
             return _kind(definitions[reference.rpartition("/")[2]], definitions)
         case {"anyOf": alternatives}:
             return " or ".join(_kind(one, definitions) for one in alternatives if one.get("type") != "null")
+        case {"oneOf": _}:
+            return "section, by its `type`"
         case {"enum": values}:
             return " or ".join(f"`{one}`" for one in values)
         case {"const": constant}:
@@ -160,8 +172,10 @@ def _kind(value: Schema, definitions: dict[str, Schema]) -> str:
             return "section" if "$ref" in only else f"`{{{key}: NUMBER}}` ({_kind(only, definitions)})"
         case {"type": "object", "properties": _}:
             return "section"
+        case {"type": "object", "additionalProperties": dict() as values}:
+            return f"mapping of names to {_plural(_kind(values, definitions))}"
         case {"type": "object"}:
-            return f"mapping of names to {_plural(_kind(value['additionalProperties'], definitions))}"
+            return "mapping of names to anything"
         case {"format": "path"}:
             return "path"
         case {"type": "boolean"}:

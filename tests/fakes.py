@@ -38,7 +38,7 @@ def status(**changes: Any) -> NodeStatus:
             **{"name": "mercy", "node_id": "XYZ", "version": "0.1", "federation": "notes", "rule": "lora"},
             **{"mode": "sync", "state": "training", "message": "", "round": 3, "rounds": 10, "step": 24},
             **{"loss": 0.5, "accuracy": 0.0, "trainer_restarts": 1, "pid": 12, "trainer_pid": 0},
-            **{"uptime_seconds": 1.25, "consensus": None},
+            **{"uptime_seconds": 1.25, "consensus": None, "evaluation": {"accuracy": 0.5, "loss": 0.25}},
             **changes,
         }
     )

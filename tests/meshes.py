@@ -17,7 +17,7 @@ from conlora.net.mesh import Mesh, PeerState
 from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer
 from tests.daemons import free_port
 
-SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, ("a", "b"), "digest")
+SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, "{}", "digest")
 PATIENCE = 20.0
 
 

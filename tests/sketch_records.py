@@ -20,7 +20,7 @@ SCHEMA = Schema(
     (TensorSpec("q.lora_A.weight", "q", Role.A, (2, 3)), TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)))
 )
 LAYOUT = SketchLayout.of(SCHEMA, SCHEMA)
-SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, ("a", "b"), "digest")
+SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, "{}", "digest")
 FEDERATION = SETTINGS.digest
 BEFORE, AFTER = (np.arange(LAYOUT.size, dtype=np.float32) + i for i in (0, 1))
 DER = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -27,7 +27,7 @@ from conlora.net.streams import explain
 from conlora.net.wire import Frame, Goodbye, SnapshotHeader
 
 PEER = Peer("mallory", "ID", None, b"")
-SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, ("a", "b"), "digest")
+SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, "{}", "digest")
 SCHEMA = Schema(
     (TensorSpec("q.lora_A.weight", "q", Role.A, (2, 3)), TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)))
 )
@@ -204,12 +204,12 @@ async def test_another_protocol_version_is_named() -> None:
     hello = wire.hello("x", b"", SETTINGS)
     hello.hello.protocol_version = 99
     link = Link(PEER, Script([hello]), dialled=False, depth=1)
-    with pytest.raises(SettingsMismatch, match="mallory does not fit: protocol_version: ours is 2, theirs 99"):
+    with pytest.raises(SettingsMismatch, match="mallory does not fit: protocol_version: ours is 3, theirs 99"):
         await link.shake_hands("me", b"1", SETTINGS)
 
 
 async def test_a_mismatch_prints_safely() -> None:
-    theirs = FederationSettings("f\n\x1b[2J" + "x" * 100_000, "print", "{}", 1, "", "async", 8, (), "digest")
+    theirs = FederationSettings("f\n\x1b[2J" + "x" * 100_000, "print", "{}", 1, "", "async", 8, "", "digest")
     link = Link(PEER, Script([wire.hello("x", b"", theirs)]), dialled=False, depth=1)
     with pytest.raises(SettingsMismatch) as caught:
         await link.shake_hands("me", b"1", SETTINGS)

@@ -133,7 +133,7 @@ async def test_a_slow_receiver_gets_the_newest(
     assert b.node.snapshots == [("a", round_, 1, True) for round_ in expected]
 
 
-OTHER = {"peft": '{"rank": 4}', "seed": 2, "local_steps": 9, "labels": ("b", "a"), "mode": "sync"}
+OTHER = {"peft": '{"rank": 4}', "seed": 2, "local_steps": 9, "task": "[]", "mode": "sync"}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(FederationSettings)])

@@ -76,7 +76,19 @@ MISTAKES = {
     "unknown rule": ({"federation.rule": "loraa"}, "federation", "choose one of lora, freeze-a"),
     "unknown mode": ({"federation.mode": "lockstep"}, "federation.mode", "'async' or 'sync', got 'lockstep'"),
     "unknown scheduler": ({"training.lr_scheduler": "fast"}, "training", "is not one of constant, "),
-    "unknown task": ({"task.type": "chess"}, "task.type", "'text-classification', got 'chess'"),
+    "unknown task": ({"task.type": "chess"}, "task.type", "unknown type 'chess'; choose one of text-classification, "),
+    "unknown key of a task": ({"task.max_lenght": 3}, "task.max_lenght", "did you mean 'max_length'?"),
+    "too fine for its weights": (
+        {"model.dtype": "bfloat16", "training.precision": "float32"},
+        "training.precision",
+        "set model.dtype to float32",
+    ),
+    "unsound start": (
+        {"lora.init": "pissa"},
+        "lora.init",
+        "nodes would no longer share one base; use kaiming or orthonormal",
+    ),
+    "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'"),
     "address without port": ({"advertise": "mercy.example"}, "advertise", "write host:port, such as 0.0.0.0:7443"),
     "address with a scheme": ({"listen": "https://a:1"}, "listen", "write host:port, such as 0.0.0.0:7443"),
     "a port that is none": ({"advertise": "mercy.example:77443"}, "advertise", "has to be at most 65535"),
@@ -199,5 +211,5 @@ def test_settings_that_peers_compare(folder: Path) -> None:
     assert settings.rule == "freeze-a"
     assert settings.mode == Mode.SYNC
     assert settings.local_steps == 3
-    assert settings.labels == ("negative", "positive")
+    assert settings.task == '{"labels": ["negative", "positive"], "type": "text-classification"}'
     assert settings.schema == schema.digest

@@ -29,6 +29,7 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
     "conlora_step": ("gauge", {(): 24}),
     "conlora_loss": ("gauge", {(): 0.5}),
     "conlora_accuracy_ratio": ("gauge", {(): 0.0}),
+    "conlora_evaluation": ("gauge", {("figure=accuracy",): 0.5, ("figure=loss",): 0.25}),
     "conlora_trainer_restarts_total": ("counter", {(): 1}),
     "conlora_link_up": ("gauge", {("peer=st-anna",): 1, ("peer=charité",): 0, ("peer=lakeside",): 0}),
     "conlora_snapshot_age_seconds": ("gauge", {("peer=st-anna",): 0}),
@@ -136,7 +137,7 @@ async def test_names_follow_prometheus_customs(node: FakeNode) -> None:
 
 
 async def test_what_is_not_known_is_left_out(node: FakeNode) -> None:
-    node.reply, node.seen = status(loss=None, accuracy=None), ALONE
+    node.reply, node.seen = status(loss=None, accuracy=None, evaluation={}), ALONE
     samples, _ = await scrape(node)
     names = {name for name, _ in samples}
     assert names == {

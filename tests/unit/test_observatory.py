@@ -15,7 +15,7 @@ from conlora.daemon.observatory import Observatory
 from conlora.net.identity import Identity, Peer, create_identity
 from conlora.net.wire import SketchHeader
 
-SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, ("a", "b"), "digest")
+SETTINGS = FederationSettings("f", "print", "{}", 1, "lora", "async", 8, "{}", "digest")
 SCHEMA = Schema(
     (TensorSpec("q.lora_A.weight", "q", Role.A, (2, 3)), TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)))
 )

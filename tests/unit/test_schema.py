@@ -135,8 +135,31 @@ def test_a_tensors_start_depends_on_seed_and_name_alone() -> None:
 
 
 def test_settings_that_differ_are_named() -> None:
-    ours = FederationSettings("f", "x", "{}", 1, "lora", "async", 4, ("a", "b"), "s")
+    ours = FederationSettings("f", "x", "{}", 1, "lora", "async", 4, "a", "s")
     assert ours.differences(ours) == []
-    theirs = replace(ours, rule="freeze-a", labels=("b", "a"))
-    assert ours.differences(theirs) == ["rule: ours is lora, theirs freeze-a", "labels: ours is a, b, theirs b, a"]
+    theirs = replace(ours, rule="freeze-a", task="b")
+    assert ours.differences(theirs) == ["rule: ours is lora, theirs freeze-a", "task: ours is a, theirs b"]
     assert "\x1b" not in ours.differences(replace(ours, federation="\x1b[31m"))[0]
+
+
+def test_a_can_begin_with_orthonormal_rows() -> None:
+    start = initial_vector(START, 1, orthonormal=True)
+    a = START.views(start)["m.lora_A.weight"].astype(np.float64)
+    np.testing.assert_allclose(a @ a.T, np.eye(8), atol=1e-7)
+    assert (
+        hashlib.sha256(start.tobytes()).hexdigest()
+        == "a070cf8a23c49ee8a4d7e4bbba7bc72c8c052fd62c7b35adf031f6acdf4f51f9"
+    ), "the same bits wherever it is made"
+    np.testing.assert_array_equal(start[8 * 384 :], initial_vector(START, 1)[8 * 384 :], "B and head as ever")
+    tall = Schema((TensorSpec("m.lora_A.weight", "m", Role.A, (8, 4)),))
+    np.testing.assert_array_equal(initial_vector(tall, 1, orthonormal=True), initial_vector(tall, 1), "it has none")
+
+
+def test_a_fresh_normalisation_begins_as_one() -> None:
+    head = Schema(
+        (
+            TensorSpec("head.norm.weight", "head.norm", Role.HEAD, (4,)),
+            TensorSpec("head.norm.bias", "head.norm", Role.HEAD, (4,)),
+        )
+    )
+    np.testing.assert_array_equal(initial_vector(head, 1), [1, 1, 1, 1, 0, 0, 0, 0])

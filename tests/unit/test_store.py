@@ -109,7 +109,7 @@ def test_history_keeps_rounds_edges_and_evaluations(tmp_path: Path) -> None:
         history.add_round(2, 8, 0.5, None, 1, [])
         again = EdgeRecord("peer", 2, 0.5, EdgeError(0.125, 0.0, 0.1))  # done again after a restart
         history.add_round(1, 4, 0.6, 0.6, 1, [again])
-        history.add_evaluation(2, 0.9, 0.3)
+        history.add_evaluation(2, {"accuracy": 0.9, "loss": 0.3})
     with History(tmp_path / "history.db") as history:
         assert [(r["round"], r["loss"]) for r in history.rows("rounds")] == [(1, 0.6), (2, None)]
         assert [(e["round"], e["peer_round"], e["error"]) for e in history.rows("edges")] == [(1, 2, 0.125)]
@@ -148,9 +148,9 @@ def test_recordings_come_back(tmp_path: Path) -> None:
 
 def test_a_history_knows_the_figures_of_a_checkpoints_round(tmp_path: Path) -> None:
     with History(tmp_path / "history.db") as history:
-        assert history.figures_at(0) == (None, None)
+        assert history.figures_at(0) == (None, {})
         for round_ in range(1, 8):
             history.add_round(round_, 2 * round_, 0.1, 1 / round_, 0, [])
-        history.add_evaluation(5, 0.75, 0.5)
-        assert history.figures_at(4) == (0.25, None)
-        assert history.figures_at(6) == (1 / 6, 0.75)
+        history.add_evaluation(5, {"perplexity": 20.0, "loss": 3.0})
+        assert history.figures_at(4) == (0.25, {})
+        assert history.figures_at(6) == (1 / 6, {"perplexity": 20.0, "loss": 3.0})

@@ -128,8 +128,9 @@ def _summary(reply: "NodeStatus") -> list[str]:
     parts = [f"round {reply.round} of {reply.rounds}"]
     if reply.loss is not None:
         parts.append(f"loss {reply.loss:.3f}")
-    if reply.accuracy is not None:
-        parts.append(f"accuracy {reply.accuracy:.3f} on its own held-out rows")
+    figures = [f"{name} {value:.3f}" for name, value in reply.evaluation.items() if name != "loss"]
+    if figures:
+        parts.append(f"{', '.join(figures)} on its own held-out rows")
     if reply.consensus is not None:
         parts.append(f"mean edge error {reply.consensus:.3g}")
     if reply.trainer_restarts:

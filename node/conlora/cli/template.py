@@ -26,7 +26,7 @@ federation:
   rule: freeze-a            # or lora
   mode: async               # nobody waits for anybody
 task:
-  type: text-classification
+  type: text-classification             # others: docs/how-to/tasks.md
   labels: [negative, positive]          # all classes of the federation, in this order
   text_column: text
   label_column: label

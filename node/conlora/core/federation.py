@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class FederationSettings:
     """What both ends of an edge compare before they mix; the fields are those of the protocol's message.
 
-    peft is canonical JSON of the LoRA settings; schema is `Schema.digest` of the exchanged tensors.
+    peft and task are canonical JSON of the LoRA settings and of the task's; schema is `Schema.digest` of the exchanged tensors.
     """
 
     federation: str
@@ -20,7 +20,7 @@ class FederationSettings:
     rule: str
     mode: str
     local_steps: int
-    labels: tuple[str, ...]
+    task: str
     schema: str
 
     @property
@@ -39,6 +39,5 @@ class FederationSettings:
 
 def _shown(value: object) -> str:
     """Short and printable, since half of it comes from a peer."""
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = "".join(c if c.isprintable() else "?" for c in str(value))
     return (text if len(text) <= 200 else text[:200] + "...") or "empty"

@@ -14,18 +14,34 @@ from conlora.core.schema import Role, Schema, TensorSpec, Vector
 HEAD_STD = 0.02  # the usual `initializer_range` of transformer heads
 
 
-def initial_vector(schema: Schema, seed: int) -> Vector:
-    """The start of all nodes: A uniform as PEFT's Kaiming default, B zero, head uniform with deviation 0.02, biases zero.
+def initial_vector(schema: Schema, seed: int, orthonormal: bool = False) -> Vector:
+    """The start of all nodes: A uniform as PEFT's Kaiming default, B zero, heads uniform with deviation 0.02.
 
-    Returns a flat fp32 vector of shape `(schema.size,)`.
+    A head's biases are zero, and its gains (weights with one axis, of normalisation layers) are one. orthonormal: the
+    rows of A instead, as far as it has no more rows than columns. Returns a flat fp32 vector of shape `(schema.size,)`.
     """
     vector = np.zeros(schema.size, np.float32)
     views = schema.views(vector)
     for spec in schema.tensors:
+        if spec.role is Role.HEAD and len(spec.shape) == 1 and spec.name.endswith(".weight"):
+            views[spec.name][...] = 1
         bound = _uniform_bound(spec)
-        if bound > 0:
+        if orthonormal and spec.role is Role.A and spec.shape[0] <= math.prod(spec.shape[1:]):
+            views[spec.name][...] = _orthonormal_rows(_uniform(seed, spec))
+        elif bound > 0:
             views[spec.name][...] = _uniform(seed, spec) * bound
     return vector
+
+
+def _orthonormal_rows(matrix: Vector) -> Vector:
+    """Gram-Schmidt, twice, in float64 with correctly rounded sums: the same bits with every BLAS and processor."""
+    rows: list[np.ndarray] = []
+    for row in matrix.reshape(len(matrix), -1).astype(np.float64):
+        for _ in range(2):  # once leaves an error of the condition number's size
+            for other in rows:
+                row = row - math.fsum(row * other) * other
+        rows.append(row / math.sqrt(math.fsum(row * row)))
+    return np.stack(rows).astype(np.float32).reshape(matrix.shape)
 
 
 def _uniform_bound(spec: TensorSpec) -> float:

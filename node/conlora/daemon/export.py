@@ -4,6 +4,7 @@ from pathlib import Path
 
 from conlora import __version__
 from conlora.config import NodeConfig
+from conlora.config.tasks import LabelledTaskSection
 from conlora.errors import StateError
 from conlora.store.checkpoints import Checkpoint, CheckpointStore, export_adapter
 
@@ -16,15 +17,15 @@ tags: [lora, conlora]
 # {federation}: a LoRA adapter trained by a federation, with no server in the middle
 
 - base model: `{base}`
-- task: {task}; labels in the order of the head's rows: {labels}
+- task: {task}
 - rule: `{rule}`, mode: `{mode}`, rounds mixed: {round}, federation seed: {seed}
 - node: {name}; made by ConLoRA {version}
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import {auto_class}
 
-base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={classes})
+base = {auto_class}.from_pretrained("{base}"{head})
 model = PeftModel.from_pretrained(base, "PATH OF THIS DIRECTORY")
 ```
 """
@@ -49,12 +50,13 @@ def export_last(config: NodeConfig, target: Path, overwrite: bool) -> int:
 
 def _readme(config: NodeConfig, checkpoint: Checkpoint) -> str:
     federation, task = config.federation, config.task
+    labels = task.labels if isinstance(task, LabelledTaskSection) else []
     return _README.format(
         base=config.model.base,
         federation=federation.name,
-        task=task.type,
-        labels=", ".join(task.labels),
-        classes=len(task.labels),
+        task=f"{task.type}; labels in the order of the head's rows: {', '.join(labels)}" if labels else task.type,
+        auto_class=task.auto_class,
+        head=f", num_labels={len(labels)}" if labels else "",
         rule=federation.rule,
         mode=federation.mode.value,
         round=checkpoint.round,

@@ -102,6 +102,10 @@ def _training(status: NodeStatus) -> Iterator[Metric]:
     yield _gauge("conlora_step", "Optimizer steps made", status.step)
     yield _gauge("conlora_loss", "Mean training loss over the last round", status.loss)
     yield _gauge("conlora_accuracy_ratio", "On the node's own held-out rows", status.accuracy)
+    evaluation = GaugeMetricFamily("conlora_evaluation", "On the node's own held-out rows", labels=["figure"])
+    for figure, value in status.evaluation.items():
+        evaluation.add_metric([figure], value)
+    yield evaluation
     yield CounterMetricFamily(
         "conlora_trainer_restarts_total", "Times the trainer died and was started again", value=status.trainer_restarts
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import structlog
@@ -49,7 +49,7 @@ class Progress:
     round: int = 0
     step: int = 0
     loss: float | None = None
-    accuracy: float | None = None
+    evaluation: dict[str, float] = field(default_factory=dict)  # the newest, by figure
     restarts: int = 0
     trainer_pid: int = 0
 
@@ -201,7 +201,7 @@ class Supervisor:
         if newest:
             self.last_checkpoint = newest
             self.progress.round, self.progress.step = newest.round, newest.step
-            self.progress.loss, self.progress.accuracy = self._history.figures_at(newest.round)
+            self.progress.loss, self.progress.evaluation = self._history.figures_at(newest.round)
             log.info("going on from a checkpoint", path=str(newest.path), round=newest.round)
         return newest
 
@@ -225,9 +225,9 @@ class Supervisor:
             case messages.RoundDone():
                 self._round_done(message)
             case messages.Evaluated():
-                self.progress.accuracy = message.accuracy
-                self._history.add_evaluation(message.round, message.accuracy, message.loss)
-                log.info("evaluated", round=message.round, accuracy=message.accuracy, loss=message.loss)
+                self.progress.evaluation = message.figures
+                self._history.add_evaluation(message.round, message.figures)
+                log.info("evaluated", round=message.round, **message.figures)
             case messages.Saved():
                 await self._seal(message)
             case messages.Unchanged():
@@ -256,7 +256,7 @@ class Supervisor:
         self._exchange.open(shared, layout.size, self.progress.round)
         self._observatory.open(settings, layout)
         if config.training.record_vectors and self._recorder is None:
-            full = schema.views(initial_vector(schema, config.federation.seed))
+            full = schema.views(initial_vector(schema, config.federation.seed, config.lora.orthonormal))
             exchanged = {spec.name for spec in shared.tensors}
             frozen = {name: view for name, view in full.items() if name not in exchanged}
             self._recorder = Recorder(config.state_dir / "recording", shared, frozen)

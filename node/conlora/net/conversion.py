@@ -15,7 +15,7 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 def to_message(value: Any, message: M) -> M:
-    """Fills `message` from a dataclass whose fields have the same names, nested ones and lists of them included."""
+    """Fills `message` from a dataclass whose fields have the same names; nested ones, lists of them and plain maps included."""
     for field in dataclasses.fields(value):
         content, name = getattr(value, field.name), field.name
         if content is None:
@@ -23,6 +23,8 @@ def to_message(value: Any, message: M) -> M:
         if dataclasses.is_dataclass(content):
             getattr(message, name).SetInParent()
             to_message(content, getattr(message, name))
+        elif isinstance(content, dict):
+            getattr(message, name).update(content)
         elif isinstance(content, list | tuple):
             target = getattr(message, name)
             for item in content:
@@ -46,6 +48,8 @@ def _value(message: Any, name: str, hint: Any) -> Any:
     if message.DESCRIPTOR.fields_by_name[name].has_presence and not message.HasField(name):
         return None
     content = getattr(message, name)
+    if typing.get_origin(hint) is dict:
+        return dict(content)
     if typing.get_origin(hint) is list:
         return [_converted(item, typing.get_args(hint)[0]) for item in content]
     if typing.get_origin(hint) is types.UnionType:

@@ -49,6 +49,7 @@ class NodeStatus:
     uptime_seconds: float
     consensus: float | None
     peers: list[PeerStatus] = field(default_factory=list)
+    evaluation: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

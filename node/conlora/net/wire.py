@@ -12,7 +12,7 @@ from conlora.v1.peer_pb2 import Frame, Goodbye
 
 __all__ = ["Frame", "Goodbye", "SketchHeader", "SketchRecord", "SnapshotHeader"]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = CHUNK_BYTES + 64 * 1024  # a chunk and its wrapping; gRPC refuses anything larger unread
 MAX_ROUND = 2**63 - 1  # what the history can hold; no node gets there by counting
 HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
@@ -59,7 +59,7 @@ def hello(name: str, instance: bytes, settings: FederationSettings, probe: bool 
         rule=settings.rule,
         mode=settings.mode,
         local_steps=settings.local_steps,
-        labels=settings.labels,
+        task=settings.task,
         schema=settings.schema,
     )
     return Frame(
@@ -80,7 +80,7 @@ def settings_of(message: peer_pb2.Hello) -> FederationSettings:
         rule=s.rule,
         mode=s.mode,
         local_steps=s.local_steps,
-        labels=tuple(s.labels),
+        task=s.task,
         schema=s.schema,
     )
 

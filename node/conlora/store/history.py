@@ -1,9 +1,10 @@
 """A node's history in SQLite: what happened in each round, on each edge, at each evaluation."""
 
 import contextlib
+import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ from typing import Any, Self
 from conlora.core.consensus import Consensus, EdgeError
 from conlora.errors import StateError
 
-_VERSION = 2  # PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation
+_VERSION = 3  # PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation, 2 only accuracy and loss
 _TABLES = """
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, step INTEGER NOT NULL, time REAL NOT NULL, seconds REAL NOT NULL,
@@ -27,8 +28,14 @@ CREATE TABLE IF NOT EXISTS federation (
     D REAL, V REAL, C REAL, E_A REAL, E_B REAL, amplification REAL, relative REAL,
     PRIMARY KEY (round, moment)
 );
-CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT NULL, accuracy REAL, loss REAL);
+CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT NULL, accuracy REAL, loss REAL,
+    figures TEXT NOT NULL DEFAULT '{}'
+);
 """
+_ADDED = {  # since the first version
+    "edges": {"error_a": "REAL NOT NULL DEFAULT 0", "error_b": "REAL NOT NULL DEFAULT 0"},
+    "evaluations": {"figures": "TEXT NOT NULL DEFAULT '{}'"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +71,10 @@ class History:
                 f"{self._path}: was written by a newer ConLoRA; install that one, or move the file away to start anew"
             )
         self._db.executescript(_TABLES)
-        columns = {row[1] for row in self._db.execute("PRAGMA table_info(edges)")}
-        for column in {"error_a", "error_b"} - columns:
-            self._db.execute(f"ALTER TABLE edges ADD COLUMN {column} REAL NOT NULL DEFAULT 0")
+        for table, added in _ADDED.items():
+            columns = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
+            for column in added.keys() - columns:
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {added[column]}")
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def __enter__(self) -> Self:
@@ -102,20 +110,21 @@ class History:
                 [(round_, moment, nodes, *astuple(c)) for moment, c in (("before", before), ("after", after))],
             )
 
-    def add_evaluation(self, round_: int, accuracy: float | None, loss: float | None) -> None:
-        """One evaluation on the node's held-out rows."""
+    def add_evaluation(self, round_: int, figures: Mapping[str, float]) -> None:
+        """One evaluation on the node's held-out rows: loss, accuracy and others by name."""
         with self._writing():
             self._db.execute(
-                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (round_, time.time(), accuracy, loss)
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?)",
+                (round_, time.time(), figures.get("accuracy"), figures.get("loss"), json.dumps(figures)),
             )
 
-    def figures_at(self, round_: int) -> tuple[float | None, float | None]:
-        """The mean training loss of that round, and the accuracy of the newest evaluation up to it; None: not known."""
+    def figures_at(self, round_: int) -> tuple[float | None, dict[str, float]]:
+        """The mean training loss of that round (None: not known), and the figures of the newest evaluation up to it."""
         loss = self._db.execute("SELECT loss FROM rounds WHERE round = ?", (round_,)).fetchone()
-        accuracy = self._db.execute(
-            "SELECT accuracy FROM evaluations WHERE round <= ? ORDER BY round DESC LIMIT 1", (round_,)
+        evaluated = self._db.execute(
+            "SELECT figures FROM evaluations WHERE round <= ? ORDER BY round DESC LIMIT 1", (round_,)
         ).fetchone()
-        return (loss[0] if loss else None), (accuracy[0] if accuracy else None)
+        return (loss[0] if loss else None), (json.loads(evaluated[0]) if evaluated else {})
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conlora.config import DATA_FORMATS, TaskSection
+from conlora.config import DATA_FORMATS, TextClassificationSection
 from conlora.errors import ConfigError
 from conlora.testbed import partition
 from conlora.testbed.spec import Dirichlet, TestbedSpec
@@ -59,7 +59,7 @@ def _shares(spec: TestbedSpec, labels: partition.Labels, rows: int, rng: np.rand
             return partition.iid(labels, spec.nodes, rows, rng)
 
 
-def read_rows(path: Path, task: TaskSection) -> list[Row]:
+def read_rows(path: Path, task: TextClassificationSection) -> list[Row]:
     """All rows of a data file. Raises ConfigError that names the file, the row and what is wrong with it."""
     try:
         return [_row(path, number, record, task) for number, record in enumerate(_records(path), start=1)]
@@ -67,7 +67,7 @@ def read_rows(path: Path, task: TaskSection) -> list[Row]:
         raise ConfigError(f"{path}: can't be read ({error}); it has to be an intact {path.suffix[1:]} file") from error
 
 
-def _row(path: Path, number: int, record: Any, task: TaskSection) -> Row:
+def _row(path: Path, number: int, record: Any, task: TextClassificationSection) -> Row:
     for column in (task.text_column, task.label_column):
         if not isinstance(record, dict) or column not in record:
             raise ConfigError(
@@ -97,7 +97,7 @@ def _records(path: Path) -> Iterator[Any]:
             yield from parquet.read_table(path).to_pylist()
 
 
-def write_rows(path: Path, rows: Iterable[Row], task: TaskSection) -> None:
+def write_rows(path: Path, rows: Iterable[Row], task: TextClassificationSection) -> None:
     """Writes rows as CSV with the task's two columns."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from conlora.config import LoraSection, ModelSection, Section, TaskSection, TrainingSection, load_section
+from conlora.config import LoraSection, ModelSection, Section, TextClassificationSection, TrainingSection, load_section
 from conlora.core.gossip import Mode
 from conlora.errors import ConfigError
 from conlora.testbed.spec import Dirichlet, Partition, TestbedData, TestbedSpec
@@ -49,7 +49,7 @@ class GridSpec(Section):
     grid: list[Block] = Field(min_length=1, description="one or more products of axes")
     model: ModelSection
     lora: LoraSection = LoraSection()
-    task: TaskSection
+    task: TextClassificationSection
     training: TrainingSection = TrainingSection()
     data: GridData
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="by rule; default: the rule's")

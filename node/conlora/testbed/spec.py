@@ -12,7 +12,7 @@ from conlora.config import (
     LoraSection,
     ModelSection,
     Section,
-    TaskSection,
+    TextClassificationSection,
     TrainingSection,
     load_section,
 )
@@ -91,7 +91,7 @@ class TestbedSpec(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="of the adapter's start, the partition and random topologies")
     model: ModelSection
     lora: LoraSection = LoraSection()
-    task: TaskSection
+    task: TextClassificationSection
     training: TrainingSection = TrainingSection()
     data: TestbedData
     overrides: dict[str, Override] = Field({}, description="by node name, merged over its configuration")

@@ -1,5 +1,6 @@
 """The Trainer callback that makes fine-tuning decentralised: publish, mix and go on, every `local_steps` steps."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from conlora.training.messages import (
     Unchanged,
 )
 from conlora.training.model import Built
+
+LARGEST_EXPONENT = 700.0  # of e that float64 can hold
 
 
 class GossipCallback(TrainerCallback):
@@ -103,12 +106,12 @@ class GossipCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Reports an evaluation."""
-        figures = {
-            name: _finite(float(metrics[f"eval_{name}"])) for name in ("accuracy", "loss") if f"eval_{name}" in metrics
-        }
-        self._channel.send(
-            Evaluated(round=self.rounds_mixed, accuracy=figures.get("accuracy"), loss=figures.get("loss"))
-        )
+        wanted = {"loss", *self._built.task.figures}
+        figures = {name: float(metrics[f"eval_{name}"]) for name in wanted if f"eval_{name}" in metrics}
+        if "perplexity" in wanted and "loss" in figures:
+            figures["perplexity"] = math.exp(min(figures["loss"], LARGEST_EXPONENT))
+        told = {name: value for name, value in figures.items() if math.isfinite(value)}
+        self._channel.send(Evaluated(round=self.rounds_mixed, figures=told))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Hands the written checkpoint to the daemon, which seals it."""

@@ -1,21 +1,28 @@
-"""A node's own rows: read from file or hub, checked, encoded, split into a training and a held-out part."""
+"""A node's own rows as its trainer takes them: checked, encoded, split into a training and a held-out part."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
+import torch
 
-from conlora.config import DATA_FORMATS, DataSection
+from conlora.config import DataSection
 from conlora.errors import ConfigError
-from conlora.training.tasks import Task
+from conlora.training.sources import Rows, class_names, read_file, read_hub
+from conlora.training.tasks.base import Row, Task
+
+SHUFFLED = 10_000  # rows of a stream that are held in memory to draw from
 
 
 @dataclass(frozen=True)
 class Data:
-    """Encoded rows."""
+    """Encoded rows, for the Trainer."""
 
-    train: datasets.Dataset
-    evaluation: datasets.Dataset
+    train: Any
+    evaluation: Any
 
 
 def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
@@ -23,56 +30,87 @@ def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
 
     seed: decides which rows are held out. Raises ConfigError that names file, row and column.
     """
-    datasets.disable_progress_bars()
     source = str(section.path or section.hub)
-    rows = _read(section.path, section.hub, section.split, cache, task.columns())
-    if section.evaluation_path is not None:
-        train, held_out = rows, _read(section.evaluation_path, None, "train", cache, task.columns())
-    else:
+    rows = _read(section, section.path, section.split, task, cache)
+    held_out = _held_out(section, task, cache)
+    if held_out is None:
+        assert isinstance(rows, datasets.Dataset), (
+            "the configuration refuses streams without held-out rows of their own"
+        )
         if len(rows) < 2:
             raise ConfigError(
                 f"data: {source} has {len(rows)} rows; at least 2 are needed to train on some and hold out others"
             )
         size = min(max(1, round(section.evaluation_fraction * len(rows))), len(rows) - 1)
-        parts = rows.train_test_split(test_size=size, seed=seed % 2**32)
-        train, held_out = parts["train"], parts["test"]
-    return Data(_encode(train, task, source), _encode(held_out, task, str(section.evaluation_path or source)))
+        order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+        return Data(_encoded(rows, task, source, order[size:]), _encoded(rows, task, source, order[:size]))
+    if isinstance(rows, datasets.IterableDataset):
+        rows = rows.shuffle(seed=seed % 2**32, buffer_size=SHUFFLED)
+    return Data(_encoded(rows, task, source), _encoded(held_out, task, str(section.evaluation_path or source)))
 
 
-def _read(path: Path | None, hub: str | None, split: str, cache: Path, columns: list[str]) -> datasets.Dataset:
-    try:
-        if path is not None:
-            kind = DATA_FORMATS[path.suffix]
-            # as written: a text "NA" is a text, and a label "true" a label
-            options = {"converters": dict.fromkeys(columns, str), "na_filter": False} if kind == "csv" else {}
-            loaded = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=str(cache), **options)
-        else:
-            loaded = datasets.load_dataset(str(hub), split=split, cache_dir=str(cache))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError, ConnectionError) as error:
-        cause = error.__cause__ or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        if "no data" in reason:  # so the library says of a file that has a heading only
-            reason = "it has no rows"
-        raise ConfigError(
-            f"data: {path or hub} can't be read ({reason}); correct the file or the configuration"
-        ) from error
-    assert isinstance(loaded, datasets.Dataset)
-    if len(loaded) == 0:
-        raise ConfigError(f"data: {path or hub} has no rows; give a file with rows")
-    return loaded
+def _held_out(section: DataSection, task: Task, cache: Path) -> Rows | None:
+    if section.evaluation_path is None and section.evaluation_split is None:
+        return None
+    return _read(section, section.evaluation_path, section.evaluation_split or "", task, cache)
 
 
-def _encode(rows: datasets.Dataset, task: Task, source: str) -> datasets.Dataset:
-    missing = [column for column in task.columns() if column not in rows.column_names]
+def _read(section: DataSection, path: Path | None, split: str, task: Task, cache: Path) -> Rows:
+    texts = [column for column in task.columns() if column not in task.images]
+    if path is not None:
+        rows = read_file(path, texts, task.images, cache, section.streaming)
+    else:
+        rows = read_hub(str(section.hub), split, task.images, cache, section.streaming)
+    have = rows.column_names or []
+    missing = [column for column in task.columns() if column not in have]
     if missing:
         raise ConfigError(
-            f"data: {source} has no column {missing[0]!r} (it has {', '.join(rows.column_names)}); "
+            f"data: {path or section.hub} has no column {missing[0]!r} (it has {', '.join(have)}); "
             "name the right one under task"
         )
-    encoded = []
-    for number, row in enumerate(rows, start=1):
+    return rows
+
+
+def _encoded(rows: Rows, task: Task, source: str, numbers: Sequence[int] | None = None) -> Any:
+    """The rows of these numbers, or all, encoded.
+
+    At once where that can be, so that a bad row is found before training; images and streams as they are needed.
+    """
+    encode = _encoder(task, source, rows)
+    if isinstance(rows, datasets.IterableDataset):
+        return rows.map(encode, with_indices=True, remove_columns=rows.column_names)
+    if numbers is None:
+        numbers = range(len(rows))
+    if task.images:
+        return _AsNeeded(rows, numbers, encode)
+    chosen = zip(rows.select(numbers), numbers, strict=True)
+    return datasets.Dataset.from_list(task.arrange([encode(row, number) for row, number in chosen]))
+
+
+def _encoder(task: Task, source: str, rows: Rows) -> Callable[[Row, int], Row]:
+    names = class_names(rows)
+
+    def encode(row: Row, number: int) -> Row:
+        named = {column: classes.int2str(row[column]) for column, classes in names.items() if row[column] is not None}
         try:
-            encoded.append(task.encode(row))
+            return task.encode(row | named)
         except ConfigError as error:
-            raise ConfigError(f"data: {source}, row {number}: {error}") from error
-    return datasets.Dataset.from_list(encoded)
+            raise ConfigError(f"data: {source}, row {number + 1}: {error}") from error
+
+    return encode
+
+
+class _AsNeeded(torch.utils.data.Dataset[Row]):
+    """Rows that are encoded each time they are looked at."""
+
+    def __init__(self, rows: datasets.Dataset, numbers: Sequence[int], encode: Callable[[Row, int], Row]) -> None:
+        self._rows = rows
+        self._numbers = numbers
+        self._encode = encode
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Row:
+        number = self._numbers[index]
+        return self._encode(self._rows[number], number)

@@ -47,7 +47,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     rows = read_rows(request.test, start.task)
     device = "cuda" if config.training.device == "auto" and torch.cuda.is_available() else "cpu"
     before = accuracy(start.model.to(device), start.task, rows)
-    models = exported(start.task.base_model().to(device), request.adapters)
+    models = exported(start.task.base().model.to(device), request.adapters)
     return {"before": before, "after": {key: accuracy(model, start.task, rows) for key, model in models}}
 
 
@@ -111,12 +111,14 @@ def accuracy(model: nn.Module, task: Task, rows: list[dict[str, Any]]) -> float:
     model.eval()
     device = next(model.parameters()).device
     collate = task.collator()
-    logits, labels = [], []
+    told, labels = [], []
     for start in range(0, len(rows), BATCH_ROWS):
         batch = collate(rows[start : start + BATCH_ROWS]).to(device)
-        labels.append(batch.pop("labels").cpu().numpy())
-        logits.append(model(**batch).logits.float().cpu().numpy())
-    prediction = transformers.EvalPrediction(predictions=np.concatenate(logits), label_ids=np.concatenate(labels))
+        labels.append(batch.pop("labels"))
+        told.append(task.reduce(model(**batch).logits, labels[-1]).cpu().numpy())
+    prediction = transformers.EvalPrediction(
+        predictions=np.concatenate(told), label_ids=torch.cat(labels).cpu().numpy()
+    )
     return task.metrics(prediction)["accuracy"]
 
 

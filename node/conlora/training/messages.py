@@ -115,8 +115,7 @@ class Evaluated(BaseModel):
 
     type: Literal["evaluated"] = "evaluated"
     round: int
-    accuracy: float | None
-    loss: float | None
+    figures: dict[str, float] = Field(description="loss, and the task's own, such as accuracy, f1 or perplexity")
 
 
 class Saved(BaseModel):

@@ -4,19 +4,22 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from conlora.config import NodeConfig
 from conlora.core.rules import RULES, Rule
-from conlora.core.schema import Role, Schema
+from conlora.core.schema import Role, Schema, Vector
 from conlora.core.seeding import initial_vector
 from conlora.errors import ConfigError
 from conlora.training.adapter import Adapter
-from conlora.training.tasks import TASKS, Task, loading
+from conlora.training.tasks import Base, Task, loading, task_of
 
+PEFT_PREFIX = "base_model.model."  # of the base's own names in a PEFT state dict
 WEIGHT_FILES = ("*.safetensors", "*.gguf", "*.bin", "*.h5")  # the first kind that is there counts
 
 
@@ -38,14 +41,26 @@ def build_model(config: NodeConfig) -> Built:
 
     Raises ConfigError for a model that can't be loaded or LoRA settings that don't fit it.
     """
-    task = TASKS[config.task.type](config)
+    task = task_of(config)
     rule = RULES[config.federation.rule]
-    model = _with_lora(config, task)
+    base = task.base()
+    model = _with_lora(config, task, base)
     adapter = Adapter(model)
-    adapter.write(adapter.schema, initial_vector(adapter.schema, config.federation.seed))
+    adapter.write(adapter.schema, _start(config, adapter, base))
     adapter.freeze(frozenset(Role) - rule.shared)
     shared = adapter.schema.select(rule.shared)
     return Built(model, task, rule, adapter, shared, fingerprint(config), peft_settings(config, adapter.schema))
+
+
+def _start(config: NodeConfig, adapter: Adapter, base: Base) -> Vector:
+    """Seeded values, but for what is trained beside LoRA and has values in the base's files: it begins with those."""
+    schema = adapter.schema
+    vector = initial_vector(schema, config.federation.seed, config.lora.orthonormal)
+    views, loaded = schema.views(vector), schema.views(adapter.read(schema))
+    for spec in schema.tensors:
+        if spec.role is Role.HEAD and spec.name.removeprefix(PEFT_PREFIX) not in base.fresh:
+            views[spec.name][...] = loaded[spec.name]
+    return vector
 
 
 def fingerprint(config: NodeConfig) -> str:
@@ -77,27 +92,54 @@ def fingerprint(config: NodeConfig) -> str:
 def peft_settings(config: NodeConfig, schema: Schema) -> str:
     """Canonical JSON of the LoRA settings that have to agree; target modules as they were resolved."""
     targets = sorted({module.rpartition(".")[2] for module, _, _ in schema.modules()})
-    lora = config.lora
-    body: dict[str, Any] = {"type": "lora", "rank": lora.rank, "alpha": lora.alpha, "target_modules": targets}
+    body = config.lora.model_dump(exclude={"dropout", "plus_ratio"}) | {"type": "lora", "target_modules": targets}
     return json.dumps(body, sort_keys=True)
 
 
-def _with_lora(config: NodeConfig, task: Task) -> PeftModel:
+def _with_lora(config: NodeConfig, task: Task, base: Base) -> PeftModel:
     lora = config.lora
+    heads = _heads(base)
     settings_ = LoraConfig(
         task_type=task.peft_type,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
+        target_modules=lora.target_modules or _default_targets(base.model),
+        fan_in_fan_out=any(
+            isinstance(module, Conv1D) for module in base.model.modules()
+        ),  # as GPT-2 stores its weights
+        exclude_modules=[*heads, *lora.modules_to_save] or None,
+        modules_to_save=[*heads, *lora.modules_to_save] or None,
+        rank_pattern=lora.rank_pattern,
+        alpha_pattern=lora.alpha_pattern,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
     )
-    base = task.base_model()
     try:
-        model = get_peft_model(base, settings_)
+        model = get_peft_model(base.model, settings_)
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"lora: these settings don't fit the model ({reason}); correct lora.target_modules"
         ) from error
-    assert isinstance(model, PeftModel)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # mixing is done in fp32, however the base is kept
+            parameter.data = parameter.data.float()
     return model
+
+
+def _default_targets(model: nn.Module) -> list[str] | str:
+    """PEFT's choice for the architecture, or all linear layers where it has none."""
+    kind = str(getattr(getattr(model, "config", None), "model_type", ""))
+    chosen: list[str] | str = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, "all-linear")
+    return chosen
+
+
+def _heads(base: Base) -> list[str]:
+    """Modules with fresh parameters, which every node would else draw at random: the whole head, and what lacks in the body."""
+    body = str(getattr(base.model, "base_model_prefix", ""))
+    found = set()
+    for name in base.fresh:
+        path = name.split(".")
+        found.add(".".join(path[:-1]) if path[0] == body else path[0])
+    return sorted(found)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from peft.optimizers import create_loraplus_optimizer
 
 from conlora.config import NodeConfig
 from conlora.core.sketch import SketchLayout
@@ -90,13 +91,29 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Are
         eval_dataset=data.evaluation,
         data_collator=built.task.collator(),
         compute_metrics=built.task.metrics,
+        preprocess_logits_for_metrics=built.task.reduce,
+        compute_loss_func=built.task.loss,
         callbacks=callbacks,
+        optimizers=(_optimizer(config, built), None),
     )
     gossip.stand_still(setup.step)
     if channel.stopping:
         return False
     trainer.train(resume_from_checkpoint=setup.resume_from)
     return gossip.rounds_mixed >= training.rounds
+
+
+def _optimizer(config: NodeConfig, built: Built) -> torch.optim.Optimizer | None:
+    """LoRA+'s, where it is asked for; None: the Trainer's own."""
+    ratio = config.lora.plus_ratio
+    if ratio is None:
+        return None
+    # lr: of A and of heads; B's is larger by the ratio. embedding lr: there are no adapters on embeddings.
+    optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
+        built.model, torch.optim.AdamW, lr=config.learning_rate, loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=config.training.weight_decay,
+    )  # fmt: skip
+    return optimizer
 
 
 def local_seed(config: NodeConfig) -> int:
@@ -112,6 +129,11 @@ def _arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArgume
         max_steps=training.rounds * training.local_steps,
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=max(32, training.batch_size),
+        gradient_accumulation_steps=training.gradient_accumulation,
+        activation_checkpointing=training.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        bf16=config.precision == "bfloat16",
+        fp16=config.precision == "float16",
         learning_rate=config.learning_rate,
         lr_scheduler_type=training.lr_scheduler,
         weight_decay=training.weight_decay,
@@ -126,6 +148,7 @@ def _arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArgume
         report_to="none",
         disable_tqdm=True,
         label_names=["labels"],
+        remove_unused_columns=False,  # rows have what their task has put there
     )
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FederationSettings(_message.Message):
-    __slots__ = ("federation", "base_model_fingerprint", "peft", "seed", "rule", "mode", "local_steps", "labels", "schema")
+    __slots__ = ("federation", "base_model_fingerprint", "peft", "seed", "rule", "mode", "local_steps", "task", "schema")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PEFT_FIELD_NUMBER: _ClassVar[int]
@@ -15,7 +15,7 @@ class FederationSettings(_message.Message):
     RULE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     federation: str
     base_model_fingerprint: str
@@ -24,9 +24,9 @@ class FederationSettings(_message.Message):
     rule: str
     mode: str
     local_steps: int
-    labels: _containers.RepeatedScalarFieldContainer[str]
+    task: str
     schema: str
-    def __init__(self, federation: _Optional[str] = ..., base_model_fingerprint: _Optional[str] = ..., peft: _Optional[str] = ..., seed: _Optional[int] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., local_steps: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., schema: _Optional[str] = ...) -> None: ...
+    def __init__(self, federation: _Optional[str] = ..., base_model_fingerprint: _Optional[str] = ..., peft: _Optional[str] = ..., seed: _Optional[int] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., local_steps: _Optional[int] = ..., task: _Optional[str] = ..., schema: _Optional[str] = ...) -> None: ...
 
 class SketchHeader(_message.Message):
     __slots__ = ("nbytes", "public_key", "signature", "age_seconds")

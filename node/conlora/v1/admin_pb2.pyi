@@ -11,7 +11,14 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "node_id", "version", "federation", "rule", "mode", "state", "message", "round", "rounds", "step", "loss", "accuracy", "trainer_restarts", "pid", "trainer_pid", "uptime_seconds", "peers", "consensus")
+    __slots__ = ("name", "node_id", "version", "federation", "rule", "mode", "state", "message", "round", "rounds", "step", "loss", "accuracy", "trainer_restarts", "pid", "trainer_pid", "uptime_seconds", "peers", "consensus", "evaluation")
+    class EvaluationEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +38,7 @@ class StatusReply(_message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     CONSENSUS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     version: str
@@ -50,7 +58,8 @@ class StatusReply(_message.Message):
     uptime_seconds: float
     peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
     consensus: float
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ...) -> None: ...
+    evaluation: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
     __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent")

@@ -1,64 +1,20 @@
-"""One node's configuration: a YAML file, validated; every mistake is a sentence with file, key and remedy."""
+"""One node's configuration."""
 
-import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from conlora.config.fields import Address, FilePath, Section, existing, resolved
+from conlora.config.reading import load_section
+from conlora.config.tasks import TaskSection
 from conlora.core.federation import FederationSettings
 from conlora.core.gossip import Mode
 from conlora.core.rules import RULES
 from conlora.core.schema import Schema
-from conlora.errors import ConfigError
 
-
-def _relative_to_file(value: object, info: ValidationInfo) -> object:
-    if isinstance(value, str | Path) and info.context:
-        return _resolved(info.context["directory"], value)
-    return value
-
-
-def _resolved(directory: Path, path: str | Path) -> Path:
-    try:
-        return directory / Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{path}: there is no such user's home directory; correct the path") from None
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; correct the path or put the file there")
-    return path
-
-
-def _with_a_port_that_exists(address: str) -> str:
-    if int(address.rpartition(":")[2]) > 65535:
-        raise ValueError(f"{address!r} is not an address; the port has to be at most 65535")
-    return address
-
-
-FilePath = Annotated[Path, BeforeValidator(_relative_to_file)]
-Address = Annotated[
-    str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$"), AfterValidator(_with_a_port_that_exists)
-]
-
-
-class Section(BaseModel):
-    """Strict base: unknown keys are errors, values are fixed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class ModelSection(Section):
@@ -66,6 +22,7 @@ class ModelSection(Section):
 
     base: str = Field(description="a folder with config.json and weights, or a hub id")
     revision: str | None = Field(None, description="hub revision; pin one in a real federation")
+    dtype: Precision = Field("float32", description="of the frozen weights in memory; may differ between nodes")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +30,7 @@ class ModelSection(Section):
         """A path is relative to the file; anything that looks like `owner/name` and is no folder is a hub id."""
         base = data.get("base") if isinstance(data, dict) else None
         if isinstance(base, str) and info.context:
-            path = _resolved(info.context["directory"], base)
+            path = resolved(info.context["directory"], base)
             if path.is_dir():
                 return {**data, "base": os.path.normpath(path)}
             if base.startswith((".", "/", "~")) or base.count("/") > 1:
@@ -82,12 +39,46 @@ class ModelSection(Section):
 
 
 class LoraSection(Section):
-    """PEFT's LoRA settings; equal on all nodes."""
+    """PEFT's LoRA settings; equal on all nodes but for dropout and plus_ratio."""
 
     rank: int = Field(8, ge=1, description="r, the inner size of B A")
-    alpha: float = Field(16, gt=0, description="the product is scaled by alpha / rank")
+    alpha: float = Field(
+        16, gt=0, description="the product is scaled by alpha / rank, or by alpha / sqrt(rank) with rslora"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input; may differ between nodes")
-    target_modules: list[str] | None = Field(None, description="default: PEFT's choice for the architecture")
+    target_modules: list[str] | None = Field(
+        None, description="default: PEFT's choice for the architecture, all linear layers where it has none"
+    )
+    modules_to_save: list[str] = Field([], description="modules that are trained and mixed whole, beside a fresh head")
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="other ranks, by pattern of module names"
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="other alphas, likewise")
+    rslora: bool = Field(False, description="rank-stabilised scaling")
+    dora: bool = Field(False, description="DoRA: magnitudes of the weights' columns are trained and mixed too")
+    plus_ratio: float | None = Field(None, gt=0, description="LoRA+: learning rate of B over that of A; 16 is usual")
+    init: str = Field("kaiming", description="start of A: kaiming (PEFT's default) or orthonormal rows")
+
+    @field_validator("init")
+    @classmethod
+    def _known_init(cls, init: str) -> str:
+        if init in UNSOUND_INITS:
+            raise ValueError(
+                f"{init} changes the base's weights to suit A and B, so that nodes would no longer share one base; use "
+                f"{' or '.join(INITS)}"
+            )
+        if init not in INITS:
+            raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+        return init
+
+    @property
+    def orthonormal(self) -> bool:
+        """Whether A begins with orthonormal rows."""
+        return self.init == "orthonormal"
+
+
+INITS = ("kaiming", "orthonormal")
+UNSOUND_INITS = ("pissa", "olora", "loftq", "corda", "eva", "lora_ga")
 
 
 class FederationSection(Section):
@@ -106,39 +97,50 @@ class FederationSection(Section):
         return self
 
 
-class TaskSection(Section):
-    """What the model learns."""
-
-    type: Literal["text-classification"] = "text-classification"
-    labels: list[str] = Field(
-        min_length=2, description="all classes of the federation, in the order of the head's rows"
-    )
-    text_column: str = Field("text", description="this node's own name of the column")
-    label_column: str = Field("label", description="this node's own name of the column")
-    max_length: int = Field(128, ge=1, description="tokens; longer texts are cut")
-
-
 class DataSection(Section):
     """This node's own rows. They never leave it."""
 
-    path: FilePath | None = Field(None, description="CSV, JSONL or Parquet file")
+    path: FilePath | None = Field(
+        None,
+        description="CSV, JSONL, Parquet, Arrow or WebDataset (tar) file, or a folder with one folder of images per label",
+    )
     hub: str | None = Field(None, description="a hub data set, instead of path")
     split: str = Field("train", description="split of the hub data set")
     evaluation_path: FilePath | None = Field(None, description="held-out rows; default: a part of the rows above")
+    evaluation_split: str | None = Field(
+        None, description="held-out split of the hub data set; default: a part of split"
+    )
     evaluation_fraction: float = Field(0.1, gt=0, lt=1, description="of the rows, held out to measure accuracy")
+    streaming: bool = Field(
+        False, description="read rows as they are needed, for sets larger than memory; needs held-out rows of their own"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give exactly one of path and hub")
         for path in filter(None, (self.path, self.evaluation_path)):
-            _existing(path)
-            if path.suffix not in DATA_FORMATS:
+            existing(path)
+            if not path.is_dir() and path.suffix not in DATA_FORMATS:
                 raise ValueError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(DATA_FORMATS)}")
+        if self.evaluation_split and not self.hub:
+            raise ValueError("evaluation_split is of a hub data set; give evaluation_path instead")
+        if self.streaming and not (self.evaluation_path or self.evaluation_split):
+            raise ValueError(
+                "streaming can't hold out a part of what it reads; give evaluation_path or evaluation_split"
+            )
         return self
 
 
-DATA_FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# Suffixes, and what the datasets library calls the format.
+DATA_FORMATS = {
+    ".csv": "csv",
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".tar": "webdataset",
+}
 
 
 class TrainingSection(Section):
@@ -146,7 +148,12 @@ class TrainingSection(Section):
 
     rounds: int = Field(100, ge=1, description="after these the node stands still, with its links up")
     local_steps: int = Field(8, ge=1, description="optimizer steps per round; equal on all nodes")
-    batch_size: int = Field(16, ge=1, description="rows per optimizer step")
+    batch_size: int = Field(16, ge=1, description="rows per forward pass")
+    gradient_accumulation: int = Field(1, ge=1, description="forward passes per optimizer step")
+    activation_checkpointing: bool = Field(
+        False, description="less memory for more time: activations are computed twice"
+    )
+    precision: Precision | None = Field(None, description="of the arithmetic (autocast); default: that of model.dtype")
     learning_rate: float | None = Field(None, gt=0, description="default: the rule's")
     lr_scheduler: str = Field(
         "constant", description="of the learning rate over all rounds: constant, linear, cosine, ..."
@@ -209,6 +216,20 @@ class NodeConfig(NodeBasics):
     training: TrainingSection = TrainingSection()
     observing: ObservingSection = ObservingSection()
 
+    @model_validator(mode="after")
+    def _precision_fits(self) -> Self:
+        if self.model.dtype != "float32" and self.precision == "float32":
+            raise ValueError(
+                f"training.precision: weights in {self.model.dtype} can't be computed with in float32; leave it out, or set "
+                "model.dtype to float32"
+            )
+        return self
+
+    @property
+    def precision(self) -> Precision:
+        """Of the arithmetic."""
+        return self.training.precision or self.model.dtype
+
     @property
     def learning_rate(self) -> float:
         """The configured learning rate, or the rule's own."""
@@ -227,12 +248,9 @@ class NodeConfig(NodeBasics):
             rule=self.federation.rule,
             mode=self.federation.mode.value,
             local_steps=self.training.local_steps,
-            labels=tuple(self.task.labels),
+            task=self.task.agreed(),
             schema=schema.digest,
         )
-
-
-S = TypeVar("S", bound=Section)
 
 
 def load_config(path: Path) -> NodeConfig:
@@ -243,58 +261,3 @@ def load_config(path: Path) -> NodeConfig:
 def load_basics(path: Path) -> NodeBasics:
     """Reads just who and where the node is. Raises ConfigError."""
     return load_section(path, NodeBasics)
-
-
-def load_section(path: Path, section: type[S], remedy: str = "`conlora init DIR` writes a first configuration") -> S:
-    """Reads any of our YAML files. Raises ConfigError with file, key path and remedy for every mistake in it.
-
-    remedy: what to do where there is no such file.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read ({error}); it has to be a readable UTF-8 text file") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise ConfigError(f"{path}: not valid YAML{line} ({problem}); mend that line") from error
-    except ValueError as error:  # PyYAML lets it through where a date has a 13th month
-        raise ConfigError(f"{path}: not valid YAML ({error}); mend that value, or quote it") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: has to be a YAML mapping of keys to values, not {type(data).__name__}")
-    try:
-        return section.model_validate(data, context={"directory": path.resolve().parent})
-    except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(path, section, item) for item in error.errors())) from error
-
-
-def _sentence(path: Path, section: type[BaseModel], item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "(top level)"
-    match item["type"]:
-        case "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), _keys_beside(section, item["loc"]), n=1)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else "remove it, or look it up in docs/reference/configuration.md"
-            )
-            return f"{path}: {key}: unknown key; {hint}"
-        case "missing":
-            return f"{path}: {key}: missing; add this key"
-        case "value_error":
-            return f"{path}: {key}: {item['ctx']['error']}"
-        case "string_pattern_mismatch" if key in ("listen", "advertise", "address", "observing.metrics"):
-            return f"{path}: {key}: {item['input']!r} is not an address; write host:port, such as 0.0.0.0:7443"
-        case _:
-            return f"{path}: {key}: {item['msg']}, got {item['input']!r}; correct the value"
-
-
-def _keys_beside(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed where an unknown one was found."""
-    for part in location[:-1]:
-        field = section.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        section = field.annotation
-    return list(section.model_fields)

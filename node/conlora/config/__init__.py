@@ -1,0 +1,32 @@
+"""Our YAML files: their sections, and how they are read."""
+
+from conlora.config.fields import Address, FilePath, Section
+from conlora.config.node import (
+    DATA_FORMATS,
+    DataSection,
+    LoraSection,
+    ModelSection,
+    NodeConfig,
+    TrainingSection,
+    load_basics,
+    load_config,
+)
+from conlora.config.reading import load_section
+from conlora.config.tasks import TaskSection, TextClassificationSection
+
+__all__ = [
+    "DATA_FORMATS",
+    "Address",
+    "DataSection",
+    "FilePath",
+    "LoraSection",
+    "ModelSection",
+    "NodeConfig",
+    "Section",
+    "TaskSection",
+    "TextClassificationSection",
+    "TrainingSection",
+    "load_basics",
+    "load_config",
+    "load_section",
+]

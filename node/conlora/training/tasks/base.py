@@ -1,0 +1,165 @@
+"""What a task is: all that depends on what a model learns, from its class to its metric."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from peft import TaskType
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
+
+from conlora.config import ModelSection, NodeConfig
+from conlora.errors import ConfigError
+
+Row = dict[str, Any]
+IGNORED = -100  # a label that neither loss nor metrics count, in transformers
+
+
+class Task(Protocol):
+    """One kind of learning problem on the ecosystem's own classes. A task of one's own has these methods too."""
+
+    @property
+    def peft_type(self) -> TaskType | None:
+        """What PEFT calls it, where it has a word."""
+        ...
+
+    @property
+    def figures(self) -> Sequence[str]:
+        """What an evaluation tells beside the loss: names from `metrics`, and `perplexity`, which the loss gives."""
+        ...
+
+    @property
+    def images(self) -> Sequence[str]:
+        """Those of `columns` that hold images."""
+        ...
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Loads what turns rows into inputs (a tokenizer, say). Raises ConfigError."""
+        ...
+
+    def base(self) -> "Base":
+        """The base model, with a head where the task has one. Raises ConfigError where it can't be loaded."""
+        ...
+
+    def columns(self) -> list[str]:
+        """Columns that every row has to have."""
+        ...
+
+    def encode(self, row: Row) -> Row:
+        """A row as model inputs. Raises ConfigError for a row that doesn't fit."""
+        ...
+
+    def arrange(self, rows: list[Row]) -> list[Row]:
+        """All encoded rows as they are trained on: the same, or packed into others."""
+        ...
+
+    def collator(self) -> Any:
+        """Makes a batch of encoded rows."""
+        ...
+
+    @property
+    def loss(self) -> Callable[..., torch.Tensor] | None:
+        """From a batch's outputs and labels the loss, where the model does not make it of its labels by itself."""
+        ...
+
+    @property
+    def reduce(self) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+        """From a batch's logits and labels what metrics need, so that an evaluation need not keep all logits."""
+        ...
+
+    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Figures of an evaluation from what `reduce` left; `accuracy` among them where that makes sense."""
+        ...
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model. fresh: names of the parameters that are not in its files, such as a head's; they have to be trained."""
+
+    model: nn.Module
+    fresh: frozenset[str]
+
+
+def load_base(auto: Any, section: ModelSection, **settings: Any) -> Base:
+    """The base model as a class such as AutoModelForCausalLM loads it. Raises ConfigError."""
+    with loading(section):
+        model, told = auto.from_pretrained(
+            section.base,
+            revision=section.revision,
+            dtype=getattr(torch, section.dtype),
+            output_loading_info=True,
+            **settings,
+        )
+    names = {name for name, _ in model.named_parameters()}
+    mismatched = {entry[0] for entry in told["mismatched_keys"]}
+    return Base(model, frozenset(names & (set(told["missing_keys"]) | mismatched)))
+
+
+@contextmanager
+def loading(model: ModelSection) -> Iterator[None]:
+    """Turns what the libraries raise for a missing or damaged base model into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"model.base: {model.base} can't be loaded ({reason}); give a folder with config.json, tokenizer and weights, "
+            "or the id of a hub model that this machine can reach"
+        ) from error
+
+
+def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with something to pad with. Raises ConfigError."""
+    with loading(model):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.base, revision=model.revision)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # what is padded counts neither in the attention nor in the loss
+    return tokenizer
+
+
+class Classes:
+    """The labels of a federation and their numbers, which are the rows of the head."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.names = list(labels)
+        self._numbers = {label: number for number, label in enumerate(labels)}
+
+    def number(self, label: object) -> int:
+        """Raises ConfigError for a label that is none of them."""
+        number = self._numbers.get(str(label))
+        if number is None:
+            raise ConfigError(
+                f"label {label!r} is not one of task.labels ({', '.join(self.names)}); correct the row or the list"
+            )
+        return number
+
+    def head(self) -> dict[str, Any]:
+        """How transformers is told of them."""
+        return {
+            "num_labels": len(self.names),
+            "label2id": self._numbers,
+            "id2label": dict(enumerate(self.names)),
+        }
+
+
+def largest(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The number of the largest logit along the last axis. Some models return their logits first among other things."""
+    if isinstance(logits, tuple):
+        logits = logits[0]
+    found: torch.Tensor = logits.argmax(dim=-1)
+    return found
+
+
+def next_token_accuracy(prediction: EvalPrediction, shift: int) -> dict[str, float]:
+    """Share of the tokens that the model puts first, given those before.
+
+    shift: 1 where what is told at a token is the one after it, 0 where it is that token.
+    """
+    told, truth = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    told, truth = (told[:, :-shift], truth[:, shift:]) if shift else (told, truth)
+    counted = truth != IGNORED
+    return {"accuracy": float(np.mean(told[counted] == truth[counted]))} if counted.any() else {}
