@@ -61,6 +61,9 @@ def test_a_prompt_is_read_and_what_follows_is_learnt(bases: dict[str, Path]) -> 
     row = task.encode({"ask": "the film was", "say": "good"})
     assert words(row) == "[CLS] the film was good [SEP]"
     assert words(row, learnt=True) == "good [SEP]"
+    short = {"type": "causal-lm", "prompt_column": "ask", "text_column": "say", "max_length": 4}
+    with pytest.raises(ConfigError, match=r"its first 4 tokens hold nothing to learn; raise task\.max_length"):
+        task_of(config(bases["llama"], short)).encode({"ask": "the film was", "say": "good"})
 
 
 def test_of_a_conversation_what_the_assistant_says_is_learnt(bases: dict[str, Path]) -> None:

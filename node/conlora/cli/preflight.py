@@ -69,6 +69,10 @@ def preflight(path: Path, seconds: float) -> None:
 
 def _check_training(config: NodeConfig, report: Report) -> "FederationSettings | None":
     """Model, data and disk; returns the settings that peers compare, where a model could be built."""
+    if config.guest:
+        with report.item("model") as tell:
+            tell("a program of yours brings it, with its data, when it joins; peers are compared then")
+        return None
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from conlora.training.data import load_data
     from conlora.training.model import build_model

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from conlora.config.fields import Address, FilePath, Section, existing, resolved
 from conlora.config.reading import load_section
-from conlora.config.tasks import TaskSection
+from conlora.config.tasks import GuestSection, TaskSection
 from conlora.core.federation import FederationSettings
 from conlora.core.gossip import Mode
 from conlora.core.rules import RULES
@@ -117,8 +117,8 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of path and hub")
+        if self.path is not None and self.hub is not None:
+            raise ValueError("give one of path and hub, not both")
         for path in filter(None, (self.path, self.evaluation_path)):
             existing(path)
             if not path.is_dir() and path.suffix not in DATA_FORMATS:
@@ -212,9 +212,15 @@ class NodeConfig(NodeBasics):
     lora: LoraSection = LoraSection()
     federation: FederationSection = FederationSection()
     task: TaskSection
-    data: DataSection
+    data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
     observing: ObservingSection = ObservingSection()
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Self:
+        if not self.guest and self.data.path is None and self.data.hub is None:
+            raise ValueError("data: names no rows; give path or hub")
+        return self
 
     @model_validator(mode="after")
     def _precision_fits(self) -> Self:
@@ -224,6 +230,16 @@ class NodeConfig(NodeBasics):
                 "model.dtype to float32"
             )
         return self
+
+    @property
+    def guest(self) -> bool:
+        """Whether a program of the user's trains, instead of the node's own trainer."""
+        return isinstance(self.task, GuestSection)
+
+    @property
+    def guest_socket(self) -> Path:
+        """Where such a program joins."""
+        return self.state_dir / "trainer.sock"
 
     @property
     def precision(self) -> Precision:

@@ -110,6 +110,15 @@ class ImageTextToTextSection(AnyTaskSection):
     text_column: Column = Field("text", description=f"{ROWS_COLUMN}; the answer, which is learnt")
 
 
+class GuestSection(AnyTaskSection):
+    """Whatever a program of your own learns, which joins the daemon (docs/how-to/library.md)."""
+
+    type: Literal["guest"]
+    options: dict[str, Any] = Field(
+        {}, description="what programs have to agree on, in your own words; equal on all nodes"
+    )
+
+
 class CustomTaskSection(AnyTaskSection):
     """A task of one's own: a class with the methods of `conlora.training.tasks.Task`."""
 
@@ -135,6 +144,7 @@ TaskSection = Annotated[
     | Annotated[ImageClassificationSection, Tag("image-classification")]
     | Annotated[ImageTextMatchingSection, Tag("image-text-matching")]
     | Annotated[ImageTextToTextSection, Tag("image-text-to-text")]
+    | Annotated[GuestSection, Tag("guest")]
     | Annotated[CustomTaskSection, Tag("custom")],
     Discriminator(_type_of),
 ]

@@ -21,7 +21,7 @@ from conlora.store.checkpoints import Checkpoint, CheckpointStore
 from conlora.store.history import EdgeRecord, History
 from conlora.store.recording import Recorder
 from conlora.training import messages
-from conlora.training.process import TrainerProcess
+from conlora.training.process import TrainerProcess, waiting_room
 
 log = structlog.get_logger()
 
@@ -32,6 +32,7 @@ LONGEST_BACKOFF_SECONDS = 60.0
 class State(StrEnum):
     """What a node does, in a word."""
 
+    WAITING = "waiting"  # for a program of the user's to join
     LOADING = "loading"
     PAUSED = "paused"
     TRAINING = "training"
@@ -99,6 +100,8 @@ class Supervisor:
         self.checkpoints.prepare()
         while not self._stopping.is_set():
             ending = await self._run_once()
+            if not ending and self._config.guest and self.progress.round < self._config.training.rounds:
+                continue  # the program has left; it, or another, may join again
             if not ending:
                 break
             self._crashes += 1
@@ -133,6 +136,8 @@ class Supervisor:
     async def pause(self) -> int:
         """Waits until the trainer stands still; returns the round. Raises Refused where there is nothing to pause."""
         self._paused = True
+        if self.progress.state is State.WAITING:
+            return self.progress.round
         self._tell(messages.Pause())
         await self._until(lambda: self.progress.state is State.PAUSED, "pause")
         return self.progress.round
@@ -140,6 +145,8 @@ class Supervisor:
     async def resume(self) -> int:
         """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume."""
         self._paused = False
+        if self.progress.state is State.WAITING:
+            return self.progress.round
         self._tell(messages.Resume())
         if self.progress.state is State.PAUSED:
             await self._set_state(State.TRAINING)
@@ -161,10 +168,10 @@ class Supervisor:
     async def _run_once(self) -> str:
         """One trainer from spawn to exit. Returns how it died, or nothing when it ended in good order."""
         resume = await self._newest_checkpoint()
-        log_path = self._config.state_dir / "trainer.log"
-        self._trainer = trainer = await TrainerProcess.spawn(
-            self._exchange.memory, self._config.training.threads, log_path
-        )
+        trainer = await self._start()
+        if trainer is None:
+            return ""
+        self._trainer = trainer
         self.progress.trainer_pid = trainer.pid
         await self._set_state(State.LOADING)
         trainer.send(
@@ -193,6 +200,22 @@ class Supervisor:
         if self._problem:
             raise self._problem
         return "" if self._stopping.is_set() else ending
+
+    async def _start(self) -> TrainerProcess | None:
+        """The node's own trainer, or whoever joins; None where the node was stopped while nobody had."""
+        log_path = self._config.state_dir / "trainer.log"
+        if not self._config.guest:
+            return await TrainerProcess.spawn(self._exchange.memory, self._config.training.threads, log_path)
+        await self._set_state(State.WAITING, "no program has joined yet")
+        with waiting_room(self._config.guest_socket) as guests:
+            joined = asyncio.create_task(TrainerProcess.joined(guests, self._exchange.memory, log_path))
+            stopped = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({joined, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if joined.done():
+                return joined.result()
+            joined.cancel()
+        return None
 
     async def _newest_checkpoint(self) -> Checkpoint | None:
         newest, damaged = await asyncio.to_thread(self.checkpoints.newest)

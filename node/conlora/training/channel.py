@@ -1,5 +1,6 @@
 """The trainer's end of its conversation with the daemon."""
 
+import contextlib
 import os
 import queue
 import socket
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from conlora.errors import TrainingFailed
 from conlora.training.messages import (
     TO_TRAINER,
     Checkpoint,
@@ -23,26 +25,37 @@ from conlora.training.messages import (
 
 M = TypeVar("M", bound=BaseModel)
 
+GONE = "the node's daemon has ended; start it again, then this program: it goes on from the last checkpoint"
 ORPHANED = 70  # exit status of a trainer whose daemon is gone
 
 
 class Channel:
     """Blocking sends, and a thread that receives, so that control messages are seen between any two steps.
 
-    When the daemon dies the process ends at once: whatever it still computed could neither be exchanged nor sealed.
+    When the daemon dies: whatever is still computed can neither be exchanged nor sealed. The node's own trainer ends at
+    once; a guest, which is a program of the user's, is told by TrainingFailed the next time it says or asks anything.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, guest: bool = False) -> None:
         self.paused = False
         self.stopping = False
         self.checkpoint_wanted = False
         self._connection = connection
-        self._inbox: queue.Queue[ToTrainer] = queue.Queue()
+        self._guest = guest
+        self._inbox: queue.Queue[ToTrainer | None] = queue.Queue()  # None: the daemon is gone
         threading.Thread(target=self._receive, daemon=True, name="channel").start()
 
     def send(self, message: BaseModel) -> None:
         """Tells the daemon."""
-        self._connection.sendall(line(message))
+        try:
+            self._connection.sendall(line(message))
+        except OSError as error:
+            raise TrainingFailed(GONE) from error
+
+    def close(self) -> None:
+        """Ends the conversation."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def expect(self, kind: type[M]) -> M:
         """Waits for a message of that kind; control messages that come before it are noted in the flags."""
@@ -69,8 +82,11 @@ class Channel:
             except queue.Empty:
                 return
 
-    def _note(self, message: ToTrainer) -> None:
+    def _note(self, message: ToTrainer | None) -> None:
         match message:
+            case None:
+                self._inbox.put(None)  # for whoever asks next
+                raise TrainingFailed(GONE)
             case Pause():
                 self.paused = True
             case Resume():
@@ -86,4 +102,6 @@ class Channel:
         with self._connection.makefile("rb") as stream:
             for data in stream:
                 self._inbox.put(TO_TRAINER.validate_json(data))
-        os._exit(ORPHANED)
+        if not self._guest:
+            os._exit(ORPHANED)
+        self._inbox.put(None)

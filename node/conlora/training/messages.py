@@ -7,9 +7,13 @@ The conversation:  daemon  Setup ->            trainer  <- Ready
     at the end:    trainer <- Finished or Failed, and it exits
 """
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
+
+LARGEST_EXPONENT = 700.0  # of e that float64 can hold
 
 
 class Setup(BaseModel):
@@ -116,6 +120,19 @@ class Evaluated(BaseModel):
     type: Literal["evaluated"] = "evaluated"
     round: int
     figures: dict[str, float] = Field(description="loss, and the task's own, such as accuracy, f1 or perplexity")
+
+
+def evaluated(round_: int, metrics: Mapping[str, Any], figures: Iterable[str]) -> Evaluated:
+    """From what an evaluation of the Trainer found (`eval_loss` and others), those figures that there are."""
+    found = {name: float(metrics[f"eval_{name}"]) for name in ("loss", *figures) if f"eval_{name}" in metrics}
+    if "perplexity" in figures and "loss" in found:
+        found["perplexity"] = math.exp(min(found["loss"], LARGEST_EXPONENT))
+    return Evaluated(round=round_, figures={name: value for name, value in found.items() if math.isfinite(value)})
+
+
+def finite(value: float) -> float | None:
+    """JSON has no word for other numbers."""
+    return value if math.isfinite(value) else None
 
 
 class Saved(BaseModel):

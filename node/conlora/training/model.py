@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -23,12 +23,11 @@ PEFT_PREFIX = "base_model.model."  # of the base's own names in a PEFT state dic
 WEIGHT_FILES = ("*.safetensors", "*.gguf", "*.bin", "*.h5")  # the first kind that is there counts
 
 
-@dataclass(frozen=True)
-class Built:
-    """A model ready for training. shared: the sub-schema that the rule exchanges."""
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """A model as all nodes of a federation begin with it. shared: the sub-schema that the rule exchanges."""
 
     model: PeftModel
-    task: Task
     rule: Rule
     adapter: Adapter
     shared: Schema
@@ -36,20 +35,38 @@ class Built:
     peft: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Built(Adapted):
+    """An adapted model with the task that it is for."""
+
+    task: Task
+
+
 def build_model(config: NodeConfig) -> Built:
-    """Loads the base, adds the adapter with the federation's seeded values, and freezes what the rule freezes.
+    """The configured task's base model, adapted.
 
     Raises ConfigError for a model that can't be loaded or LoRA settings that don't fit it.
     """
     task = task_of(config)
+    adapted = adapt(config, task.base(), task.peft_type)
+    return Built(task=task, **vars(adapted))
+
+
+def adapt(config: NodeConfig, base: Base, peft_type: TaskType | None) -> Adapted:
+    """Adds the adapter with the federation's seeded values, and freezes what the rule freezes. Raises ConfigError."""
     rule = RULES[config.federation.rule]
-    base = task.base()
-    model = _with_lora(config, task, base)
+    model = _with_lora(config, peft_type, base)
     adapter = Adapter(model)
     adapter.write(adapter.schema, _start(config, adapter, base))
     adapter.freeze(frozenset(Role) - rule.shared)
-    shared = adapter.schema.select(rule.shared)
-    return Built(model, task, rule, adapter, shared, fingerprint(config), peft_settings(config, adapter.schema))
+    return Adapted(
+        model=model,
+        rule=rule,
+        adapter=adapter,
+        shared=adapter.schema.select(rule.shared),
+        fingerprint=fingerprint(config),
+        peft=peft_settings(config, adapter.schema),
+    )
 
 
 def _start(config: NodeConfig, adapter: Adapter, base: Base) -> Vector:
@@ -96,11 +113,11 @@ def peft_settings(config: NodeConfig, schema: Schema) -> str:
     return json.dumps(body, sort_keys=True)
 
 
-def _with_lora(config: NodeConfig, task: Task, base: Base) -> PeftModel:
+def _with_lora(config: NodeConfig, peft_type: TaskType | None, base: Base) -> PeftModel:
     lora = config.lora
     heads = _heads(base)
     settings_ = LoraConfig(
-        task_type=task.peft_type,
+        task_type=peft_type,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,

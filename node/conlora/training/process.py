@@ -5,14 +5,15 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel
 
-from conlora.errors import TrainingFailed
+from conlora.errors import StateError, TrainingFailed
 from conlora.training.messages import FROM_TRAINER, FromTrainer, line
 
 FORKSERVER = (
@@ -70,6 +71,15 @@ class TrainerProcess:
             on_failure.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         return cls(process, reader, writer, log, start)
+
+    @classmethod
+    async def joined(cls, guests: socket.socket, memory: int, log: Path) -> "TrainerProcess":
+        """Waits for a program of the user's to join, and hands it the memory. guests: a listening Unix socket."""
+        connection, _ = await asyncio.get_running_loop().sock_accept(guests)
+        socket.send_fds(connection, [b"\0"], [memory])
+        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
+        return cls(GuestProcess(pid, writer), reader, writer, log, 0)
 
     @property
     def pid(self) -> int:
@@ -138,6 +148,42 @@ async def _forked(forkserver: str, channel: int, memory: int, log: int) -> Proce
     except (OSError, ValueError) as error:
         connection.close()
         raise TrainingFailed(f"{forkserver}: no trainer is started there ({error})") from error
+
+
+@contextlib.contextmanager
+def waiting_room(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket that listens for guests, for the node's own user only; gone afterwards. Raises StateError."""
+    with socket.socket(socket.AF_UNIX) as guests:
+        try:
+            path.unlink(missing_ok=True)  # of a daemon that was killed
+            guests.bind(str(path))
+            path.chmod(0o600)
+        except OSError as error:
+            raise StateError(f"{path}: no program can join there ({error}); a shorter state_dir may help") from error
+        guests.listen()
+        guests.setblocking(False)
+        try:
+            yield guests
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class GuestProcess:
+    """A program of the user's, which the daemon neither starts nor ends: for the daemon it ends when it leaves."""
+
+    def __init__(self, pid: int, writer: asyncio.StreamWriter) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._writer = writer
+
+    async def wait(self) -> int:
+        """See `Process`; called once there is nothing more to read."""
+        self.returncode = 0
+        return 0
+
+    def kill(self) -> None:
+        """Shows it out."""
+        self._writer.close()
 
 
 class Forked:

@@ -21,6 +21,7 @@ from conlora.training.arena import Arena
 from conlora.training.callback import GossipCallback, ThrottleCallback
 from conlora.training.channel import Channel
 from conlora.training.data import Data, load_data
+from conlora.training.gossip import Gossip
 from conlora.training.messages import Failed, Finished, Layout, Ready, Setup
 from conlora.training.model import Built, build_model
 from conlora.training.quiet import quiet_libraries
@@ -70,18 +71,23 @@ def _run(channel: Channel, setup: Setup, memory: int) -> bool:
 def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Arena, channel: Channel) -> bool:
     """Trains to the configured round, or until the daemon says stop; returns whether all rounds are done."""
     training = config.training
-    gossip = GossipCallback(
+    gossip = Gossip(
         built,
         arena,
         channel,
         local_steps=training.local_steps,
-        evaluate_every=training.evaluate_every,
-        checkpoint_every=training.checkpoint_every,
         rounds_mixed=setup.round,
         step=setup.step,
         seed=config.federation.seed,
     )
-    callbacks: list[transformers.TrainerCallback] = [gossip]
+    callbacks: list[transformers.TrainerCallback] = [
+        GossipCallback(
+            gossip,
+            built.task.figures,
+            evaluate_every=training.evaluate_every,
+            checkpoint_every=training.checkpoint_every,
+        )
+    ]
     if training.slowdown > 1:
         callbacks.insert(0, ThrottleCallback(channel, training.slowdown))
     trainer = transformers.Trainer(

@@ -53,6 +53,11 @@ class CausalLm:
         else:
             tokens, learnt = self._continuation(row)
         tokens, learnt = tokens[: self._task.max_length], learnt[: self._task.max_length]
+        if not any(learnt[1:]):  # a loss over nothing is no number
+            raise ConfigError(
+                f"its first {self._task.max_length} tokens hold nothing to learn; raise task.max_length, or shorten or "
+                "remove the row"
+            )
         labels = [token if counts else IGNORED for token, counts in zip(tokens, learnt, strict=True)]
         return {"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": labels}
 

@@ -1,0 +1,108 @@
+"""A node's rounds at the trainer's end: publish, mix, measure, and do what operators ask for between two steps."""
+
+import time
+
+import numpy as np
+
+from conlora.core.consensus import edge_errors, factors
+from conlora.core.schema import Vector
+from conlora.core.sketch import Sketcher, SketchLayout
+from conlora.errors import TrainingFailed
+from conlora.training.arena import Arena
+from conlora.training.channel import Channel
+from conlora.training.messages import Contributions, Mixed, Paused, Published, Unchanged
+from conlora.training.model import Adapted
+
+
+class Gossip:
+    """The rounds of one model, whoever makes its optimizer steps.
+
+    After each `local_steps` of them: the vector y goes to the arena, the daemon answers with the neighbours'
+    contributions, and `x = y + sum_j w_ij (y_j - y)` goes back into the model.
+    """
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        arena: Arena,
+        channel: Channel,
+        *,
+        local_steps: int,
+        rounds_mixed: int,
+        step: int,
+        seed: int,
+    ) -> None:
+        """rounds_mixed and step: what the model's values already contain, from the checkpoint. seed: the federation's."""
+        self.channel = channel
+        self.rounds_mixed = rounds_mixed
+        self.round_began = time.monotonic()
+        self.saved_step = step
+        self._adapted = adapted
+        self._arena = arena
+        self._local_steps = local_steps
+        full, shared = adapted.adapter.schema, adapted.shared
+        exchanged = {spec.name for spec in shared.tensors}
+        initial = full.views(adapted.adapter.read(full))
+        self._frozen = {name: view for name, view in initial.items() if name not in exchanged}
+        self._sketcher = Sketcher(SketchLayout.of(full, shared), seed)
+
+    def round_is_over(self, step: int) -> bool:
+        """Whether step is the last of a round that has not been mixed yet."""
+        return step % self._local_steps == 0 and step // self._local_steps == self.rounds_mixed + 1
+
+    def exchange(self) -> None:
+        """Publishes this round's vector and mixes what the neighbours have published. Raises TrainingFailed."""
+        schema, adapter = self._adapted.shared, self._adapted.adapter
+        round_ = self.rounds_mixed + 1
+        own = adapter.read(schema)
+        if not np.isfinite(own).all():
+            raise TrainingFailed(
+                f"round {round_}: the adapter is no longer finite; lower training.learning_rate, then start again from "
+                "the last checkpoint"
+            )
+        self._arena.published[:] = own
+        self.channel.send(Published(round=round_))
+        answer = self.channel.expect(Contributions)
+        if answer.interrupted:
+            return
+        neighbours = [(item.weight, self._arena.inbox(item.peer, item.slot)) for item in answer.items]
+        mixed = self._adapted.rule.mix(schema, own, neighbours)
+        adapter.write(schema, mixed)
+        self._arena.mixed[:] = mixed
+        errors = self._measure(own, mixed, [vector for _, vector in neighbours])
+        self.rounds_mixed = round_
+        self.channel.send(Mixed(round=round_, errors=errors))
+
+    def _measure(self, own: Vector, mixed: Vector, others: list[Vector]) -> list[list[tuple[float, float, float]]]:
+        """Edge errors before the mix; sketches of before and after go to the arena."""
+        before, after, *neighbours = (factors(self._adapted.shared, v, self._frozen) for v in (own, mixed, *others))
+        self._arena.sketch_before[:], self._arena.sketch_after[:] = self._sketcher.sketch(before, after)
+        errors = (edge_errors(before, neighbour) for neighbour in neighbours)
+        return [[(module.product, module.a, module.b) for module in edge] for edge in errors]
+
+    def seconds_of_round(self) -> float:
+        """Since the last call, pauses left out."""
+        now = time.monotonic()
+        seconds, self.round_began = now - self.round_began, now
+        return seconds
+
+    def stand_still(self, step: int) -> bool:
+        """Waits while the node is paused. Returns whether the caller has to see to a checkpoint, or a stop, first."""
+        channel = self.channel
+        channel.poll()
+        if channel.paused and not channel.stopping:
+            channel.send(Paused(round=self.rounds_mixed))
+            before = time.monotonic()
+            while channel.paused and not channel.stopping:
+                channel.wait_while(lambda: channel.paused and not channel.stopping and not channel.checkpoint_wanted)
+                if channel.checkpoint_wanted and self.saved_step != step:
+                    break
+                self._decline_checkpoint(step)
+            self.round_began += time.monotonic() - before
+        self._decline_checkpoint(step)
+        return channel.checkpoint_wanted or channel.stopping
+
+    def _decline_checkpoint(self, step: int) -> None:
+        if self.channel.checkpoint_wanted and self.saved_step == step:
+            self.channel.checkpoint_wanted = False
+            self.channel.send(Unchanged())

@@ -1,0 +1,147 @@
+"""Programs of the user's join real daemons: the examples of the documentation, crashes, operators' wishes."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from tests.daemons import PATIENCE, Daemon, Daemons
+from tests.families import WORDS, make_base
+from transformers import AutoModelForSequenceClassification
+
+import conlora
+from conlora.errors import ConfigError, NodeUnreachable
+from conlora.store.history import History
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+
+
+@pytest.fixture
+def rows(tiny_data: Path, tmp_path: Path) -> Path:
+    """The tiny data with numbers for labels."""
+    path = tmp_path / "rows.csv"
+    with tiny_data.open(newline="") as source, path.open("w", newline="") as target:
+        writer = csv.writer(target)
+        writer.writerow(["text", "label"])
+        writer.writerows([row["text"], int(row["label"] == "positive")] for row in csv.DictReader(source))
+    return path
+
+
+@pytest.fixture
+def programs() -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Programs that are ended whatever happens."""
+    running: list[subprocess.Popen[bytes]] = []
+    yield running
+    for program in running:
+        program.kill()
+        program.wait()
+
+
+def start(
+    programs: list["subprocess.Popen[bytes]"], example: str, node: Daemon, rows: Path
+) -> "subprocess.Popen[bytes]":
+    with (node.directory / "program.log").open("ab") as log:
+        command = [sys.executable, str(EXAMPLES / example), str(node.directory), str(rows)]
+        programs.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+    return programs[-1]
+
+
+def guests(daemons: Daemons, rounds: int, mode: str = "async") -> tuple[Daemon, Daemon]:
+    pair = daemons.pair({"rounds": rounds, "local_steps": 2, "checkpoint_every": 2})
+    for node in pair:
+        node.config["federation"] = {**node.config["federation"], "mode": mode}
+        node.config["task"] = {"type": "guest", "options": {"classes": 2}}
+        del node.config["data"]
+        node.write()
+        node.start()
+    for node in pair:
+        node.wait_for(lambda s: s.state == "waiting", "waits for a program")
+    return pair
+
+
+def test_the_examples_train_together(
+    daemons: Daemons, rows: Path, tiny_model: Path, programs: list["subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    a, b = guests(daemons, 8, "sync")
+    ours, theirs = start(programs, "own_loop.py", a, rows), start(programs, "own_trainer.py", b, rows)
+    for node, program in ((a, ours), (b, theirs)):
+        done = node.wait_for(lambda s: s.state == "finished", "finished")
+        assert (done.round, done.step) == (8, 16)
+        assert done.peers[0].snapshot_round is not None
+        assert program.wait(PATIENCE) == 0, (node.directory / "program.log").read_text()
+        with History(node.state_dir / "history.db") as history:
+            assert [row["round"] for row in history.rows("rounds")] == list(range(1, 9))
+            assert history.rows("rounds")[-1]["loss"] is not None
+            assert history.rows("edges"), "they mixed"
+    a.admin.export(tmp_path / "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    assert not (a.state_dir / "trainer.sock").exists()
+
+
+def test_sft_trainer_joins(daemons: Daemons, programs: list["subprocess.Popen[bytes]"], tmp_path: Path) -> None:
+    base = make_base("llama", tmp_path / "llama")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"prompt": "the film was", "completion": f" {word}"}) + "\n" for word in WORDS[5:9])
+    )
+    node = daemons.make("a", {"rounds": 4, "local_steps": 2})
+    node.config |= {"task": {"type": "guest"}, "model": {"base": str(base)}}
+    node.write()
+    node.start()
+    node.wait_for(lambda s: s.state == "waiting", "waits for a program")
+    program = start(programs, "sft.py", node, rows)
+    assert program.wait(PATIENCE) == 0, (node.directory / "program.log").read_text()
+    done = node.wait_for(lambda s: s.state == "finished", "finished")
+    assert (done.round, done.step) == (4, 8)
+    assert done.loss is not None
+    node.admin.export(tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+
+
+def test_a_program_that_dies_is_followed_by_another(
+    daemons: Daemons, rows: Path, programs: list["subprocess.Popen[bytes]"]
+) -> None:
+    a, _ = guests(daemons, 1_000_000)
+    first = start(programs, "own_loop.py", a, rows)
+    a.wait_for(lambda s: s.state == "training" and s.round >= 5, "trains")
+    a.admin.pause()
+    paused = a.wait_for(lambda s: s.state == "paused", "paused")
+    a.admin.resume()
+    a.wait_for(lambda s: s.round > paused.round, "goes on")
+    first.send_signal(signal.SIGKILL)
+    a.wait_for(lambda s: s.state == "waiting", "waits for the next")
+    start(programs, "own_loop.py", a, rows)
+    again = a.wait_for(lambda s: s.state == "training", "trains again")
+    assert again.round >= paused.round - 2, "from the last checkpoint"
+    assert again.trainer_restarts == 0
+    _, round_ = a.admin.stop()
+    assert a.exit_code() == 0
+    assert round_ > paused.round
+    assert programs[-1].wait(PATIENCE) == 0, "it was told that the run is over"
+
+
+def test_the_daemons_death_is_a_sentence(
+    daemons: Daemons, rows: Path, programs: list["subprocess.Popen[bytes]"]
+) -> None:
+    a, _ = guests(daemons, 1_000_000)
+    program = start(programs, "own_loop.py", a, rows)
+    a.wait_for(lambda s: s.round >= 2, "trains")
+    a.kill()
+    assert program.wait(PATIENCE) == 1
+    assert "TrainingFailed: the node's daemon has ended; start it again" in (a.directory / "program.log").read_text()
+
+
+def test_who_can_not_join_is_told_why(daemons: Daemons) -> None:
+    a, _ = daemons.pair({})
+    with pytest.raises(ConfigError, match=r"task.type: text-classification has a trainer of its own; set it to guest"):
+        conlora.join(a.directory)
+    a.config["task"] = {"type": "guest"}
+    a.write()
+    with pytest.raises(NodeUnreachable, match=r"trainer\.sock: no daemon waits there"):
+        conlora.join(a.directory)
