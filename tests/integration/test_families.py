@@ -1,4 +1,4 @@
-"""Every family of models goes through publish, mix, checkpoint, resume, export and reload, all in this process."""
+"""Every family of models goes through publish, mix, checkpoint, resume, export, reload and merge, all in this process."""
 
 import os
 import shutil
@@ -19,6 +19,7 @@ from conlora.core.schema import Vector
 from conlora.core.sketch import SketchLayout
 from conlora.training.arena import Arena, arena_bytes, create_memory
 from conlora.training.data import load_data
+from conlora.training.merging import merge
 from conlora.training.messages import Contribution, Contributions, Evaluated, Mixed, Published, Saved, Setup
 from conlora.training.model import Built, build_model
 from conlora.training.trainer import train
@@ -115,7 +116,12 @@ def go_all_the_way(name: str, rule: str, tmp_path: Path, changes: dict[str, dict
     batch = a_batch(once, config, tmp_path)
     with torch.no_grad():
         ours, theirs = (logits(model(**batch)) for model in (once.model.eval(), reloaded))
-    np.testing.assert_allclose(ours, theirs, atol=0.05 if config.model.dtype == "bfloat16" else 1e-5)
+        merge(config, exported, tmp_path / "merged")
+        whole = getattr(transformers, config.task.auto_class).from_pretrained(tmp_path / "merged").eval()
+        merged = logits(whole(**batch))
+    coarse = config.model.dtype == "bfloat16"
+    np.testing.assert_allclose(ours, theirs, atol=0.05 if coarse else 1e-5)
+    np.testing.assert_allclose(theirs, merged, atol=0.05 if coarse else 1e-4)
 
 
 def logits(outputs: Any) -> torch.Tensor:

@@ -232,6 +232,15 @@ def test_export_without_a_checkpoint_is_7(conlora: Conlora, ready: Path, tmp_pat
     assert not (tmp_path / "adapter").exists()
 
 
+def test_merge_without_a_checkpoint_is_7_and_onto_something_too(conlora: Conlora, ready: Path, tmp_path: Path) -> None:
+    code, out, err = conlora("merge", tmp_path / "model", "-c", ready)
+    assert (code, out) == (7, "")
+    assert "no checkpoint yet; train first with `conlora run`" in err
+    code, _, err = conlora("merge", ready, "--adapter", tmp_path, "-c", ready)
+    assert code == 7
+    assert "exists already; choose another directory" in err
+
+
 def heavy_imports(code: str, *arguments: object) -> tuple[list[str], int]:
     """What of the training stack a fresh Python has loaded after running `code`, and the exit code it caught."""
     script = f"""

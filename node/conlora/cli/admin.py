@@ -26,7 +26,7 @@ LINK_STYLES = {"up": "green", "down": "yellow", "refused": "red"}
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (status, pause, resume, checkpoint, export, stop):
+    for command in (status, pause, resume, checkpoint, export, merge, stop):
         app.command()(command)
 
 
@@ -99,6 +99,27 @@ def export(
     except NodeUnreachable:
         round_ = export_last(load_config(config_path(config)), directory.absolute(), overwrite)
     _say(json, {"path": str(directory.absolute()), "round": round_}, f"adapter of round {round_}: {directory}")
+
+
+def merge(
+    directory: Annotated[Path, typer.Argument(help="Where to write the model; must not exist.")],
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", help="A PEFT directory.", show_default="the last checkpoint")
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write the base model with an adapter merged into it: full weights that load without PEFT."""
+    from conlora.config import load_config
+    from conlora.daemon.export import last_checkpoint
+    from conlora.training.merging import merge as merge_into_base
+
+    node = load_config(config_path(config))
+    source = adapter or last_checkpoint(node).path
+    merge_into_base(node, source, directory.absolute())
+    _say(
+        json, {"path": str(directory.absolute()), "adapter": str(source)}, f"{source} in {node.model.base}: {directory}"
+    )
 
 
 def stop(config: ConfigOption = None, json: JsonOption = False) -> None:

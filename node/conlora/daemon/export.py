@@ -38,14 +38,20 @@ def export(config: NodeConfig, checkpoint: Checkpoint, target: Path, overwrite: 
 
 def export_last(config: NodeConfig, target: Path, overwrite: bool) -> int:
     """Writes the last checkpoint's adapter while no daemon runs; returns its round. Raises StateError."""
+    newest = last_checkpoint(config)
+    export(config, newest, target, overwrite)
+    return newest.round
+
+
+def last_checkpoint(config: NodeConfig) -> Checkpoint:
+    """The newest one that is intact. Raises StateError where there is none."""
     store = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
     newest, damaged = store.newest()
     if newest is None:
         raise StateError(
             damaged[0] if damaged else f"{store.directory}: no checkpoint yet; train first with `conlora run`"
         )
-    export(config, newest, target, overwrite)
-    return newest.round
+    return newest
 
 
 def _readme(config: NodeConfig, checkpoint: Checkpoint) -> str:

@@ -125,7 +125,7 @@ def _with_lora(config: NodeConfig, peft_type: TaskType | None, base: Base) -> Pe
         fan_in_fan_out=any(
             isinstance(module, Conv1D) for module in base.model.modules()
         ),  # as GPT-2 stores its weights
-        exclude_modules=[*heads, *lora.modules_to_save] or None,
+        exclude_modules=[*heads, *lora.modules_to_save, *_bypassed(base.model)] or None,
         modules_to_save=[*heads, *lora.modules_to_save] or None,
         rank_pattern=lora.rank_pattern,
         alpha_pattern=lora.alpha_pattern,
@@ -150,6 +150,11 @@ def _default_targets(model: nn.Module) -> list[str] | str:
     kind = str(getattr(getattr(model, "config", None), "model_type", ""))
     chosen: list[str] | str = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, "all-linear")
     return chosen
+
+
+def _bypassed(model: nn.Module) -> list[str]:
+    """Linear layers that are never called: torch's own attention takes their weights, so that LoRA on them does nothing."""
+    return [f"{name}.out_proj" for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
 
 
 def _heads(base: Base) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,6 +74,10 @@ class Task(Protocol):
 
     def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Figures of an evaluation from what `reduce` left; `accuracy` among them where that makes sense."""
+        ...
+
+    def save_processing(self, directory: Path) -> None:
+        """Writes what turns rows into inputs, to lie beside a model."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Tasks that see: labels for images, texts that fit images, and texts about images."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,10 @@ class ImageClassification:
         label = self._classes.number(row[self._task.label_column])
         return {"pixel_values": _pixels(self._processor, row[self._task.image_column]), "labels": label}
 
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self._processor.save_pretrained(directory)
+
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`."""
         return rows
@@ -109,6 +114,11 @@ class ImageTextMatching:
         text = str(row[self._task.text_column] or "")
         tokens = self._tokenizer(text, truncation=True, max_length=self._task.max_length)
         return {**tokens, "pixel_values": _pixels(self._processor, row[self._task.image_column])}
+
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self._tokenizer.save_pretrained(directory)
+        self._processor.save_pretrained(directory)
 
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`."""
@@ -177,6 +187,10 @@ class ImageTextToText:
         if not whole.startswith(before):
             raise ConfigError(f"{self._model.base} has a chat template that rewrites prompts; choose another base")
         return {"text": whole, "learnt": whole[len(before) :], "image": row[self._task.image_column].convert("RGB")}
+
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self._processor.save_pretrained(directory)
 
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`."""

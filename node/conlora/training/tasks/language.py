@@ -1,6 +1,7 @@
 """Language modelling: continuations, and texts for texts. Figures are loss and perplexity, which the loss gives."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 from peft import TaskType
@@ -98,6 +99,10 @@ class CausalLm:
         tokens: Any = self.tokenizer.apply_chat_template(messages, add_generation_prompt=ask, return_dict=False)
         return list(tokens)
 
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self.tokenizer.save_pretrained(directory)
+
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`. Packed rows are cut from all texts in a row, as transformers' run_clm example does."""
         if not self._task.packing:
@@ -149,6 +154,10 @@ class Seq2Seq:
         source = self.tokenizer(str(row[self._task.source_column] or ""), **cut)
         target = self.tokenizer(text_target=str(row[self._task.target_column] or ""), **cut)
         return {**source, "labels": target["input_ids"]}
+
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self.tokenizer.save_pretrained(directory)
 
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`."""

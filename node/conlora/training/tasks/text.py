@@ -1,5 +1,6 @@
 """Classification of texts and of words."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,10 @@ class TextClassification:
         label = self._classes.number(row[self._task.label_column])
         text = str(row[self._task.text_column] or "")
         return {**self.tokenizer(text, truncation=True, max_length=self._task.max_length), "labels": label}
+
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self.tokenizer.save_pretrained(directory)
 
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`."""
@@ -102,6 +107,10 @@ class TokenClassification:
             IGNORED if word is None or (i and ids[i - 1] == word) else numbers[word] for i, word in enumerate(ids)
         ]
         return {**encoded, "labels": labels}
+
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self.tokenizer.save_pretrained(directory)
 
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`."""
