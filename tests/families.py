@@ -147,7 +147,7 @@ def make_data(task: str, folder: Path) -> tuple[dict[str, Any], Path]:
     """The task's section of a configuration, and a file with 24 rows for it."""
     draw = random.Random(0)
     for label, shade in (("dark", 40), ("light", 210)) if task.startswith("image") else ():
-        (folder / "images" / label).mkdir(parents=True)
+        (folder / "images" / label).mkdir(parents=True, exist_ok=True)
         for i in range(12):
             pixels = np.clip(np.random.default_rng(i).normal(shade, 30, (SIDE, SIDE, 3)), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / label / f"{i}.png")

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,23 +59,15 @@ def demo_round() -> Callable[[], None]:
 
 
 def measuring(rule: str) -> Callable[[], Any]:
-    """The callback's own work for a node with two neighbours."""
-    from conlora.training.callback import GossipCallback
+    """What a node with two neighbours measures at a mix."""
+    from conlora.training.gossip import Meter
 
     full = full_schema(MINILM)
     shared = full.select(RULES[rule])
-    layout = SketchLayout.of(full, shared)
     rng = np.random.default_rng(1)
     vectors = [rng.normal(size=shared.size).astype(np.float32) for _ in range(4)]
-    exchanged = {spec.name for spec in shared.tensors}
-    initial = full.views(rng.normal(size=full.size).astype(np.float32))
-    callback = GossipCallback.__new__(GossipCallback)
-    callback._built = SimpleNamespace(shared=shared)  # type: ignore[assignment]
-    callback._frozen = {name: view for name, view in initial.items() if name not in exchanged}
-    callback._sketcher = Sketcher(layout, 1)
-    room = [np.empty(layout.size, np.float32) for _ in range(2)]
-    callback._arena = SimpleNamespace(sketch_before=room[0], sketch_after=room[1])  # type: ignore[assignment]
-    return lambda: callback._measure(vectors[0], vectors[1], vectors[2:])
+    meter = Meter(full, shared, rng.normal(size=full.size).astype(np.float32), seed=1)
+    return lambda: meter.measure(vectors[0], vectors[1], vectors[2:])
 
 
 def test_share_of_a_round() -> None:

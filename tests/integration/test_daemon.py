@@ -85,7 +85,8 @@ def test_the_exported_adapter_gives_the_trained_models_logits(daemons: Daemons, 
     built.adapter.write(built.shared, final)
     built.model.eval()
     with torch.no_grad():
-        logits = built.model(**built.task.tokenizer(texts, return_tensors="pt", padding=True)).logits  # type: ignore[attr-defined]
+        batch = built.task.collator()([built.task.encode({"text": text, "label": "negative"}) for text in texts])
+        logits = built.model(**batch).logits
     assert np.abs(final - start).max() > 1e-3, "it has learnt something"
     np.testing.assert_allclose(np.array(json.loads(loaded.stdout)), logits.numpy(), atol=1e-5)
 

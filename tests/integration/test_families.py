@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import socket
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +16,66 @@ from peft import PeftModel
 from tests.families import FAMILIES, make_base, make_data
 
 from conlora.config import NodeConfig
-from conlora.core.schema import Vector
+from conlora.core.schema import Role, TensorSpec, Vector
 from conlora.core.sketch import SketchLayout
 from conlora.training.arena import Arena, arena_bytes, create_memory
+from conlora.training.channel import Channel
 from conlora.training.data import load_data
 from conlora.training.merging import merge
-from conlora.training.messages import Contribution, Contributions, Evaluated, Mixed, Published, Saved, Setup
+from conlora.training.messages import (
+    FROM_TRAINER,
+    Contribution,
+    Contributions,
+    Evaluated,
+    FromTrainer,
+    Mixed,
+    Published,
+    Saved,
+    Setup,
+    line,
+)
 from conlora.training.model import Built, build_model
-from conlora.training.trainer import train
+from conlora.training.trainer import _arguments, _optimizer, train
 
 ROUNDS, STEPS, WEIGHT = 2, 2, 0.25
 
 
-@dataclass
 class Loopback:
-    """A channel whose daemon has one neighbour, who is always this far from what the node publishes."""
+    """A daemon's end of a channel. Its node has one neighbour, who is always this far from what the node publishes."""
 
-    arena: Arena
-    away: Vector
-    keep: Path
-    paused: bool = False
-    stopping: bool = False
-    checkpoint_wanted: bool = False
-    said: list[Any] = field(default_factory=list)
-    published: list[Vector] = field(default_factory=list)
-    mixed: list[Vector] = field(default_factory=list)
+    def __init__(self, arena: Arena, away: Vector, keep: Path) -> None:
+        self.said: list[FromTrainer] = []
+        self.published: list[Vector] = []
+        self.mixed: list[Vector] = []
+        self.away = away
+        self._arena = arena
+        self._keep = keep
+        self._ours, theirs = socket.socketpair()
+        self.channel = Channel(theirs, guest=True)
+        self._thread = threading.Thread(target=self._answer)
+        self._thread.start()
 
-    def send(self, message: Any) -> None:
-        self.said.append(message)
-        match message:
-            case Published():
-                self.published.append(self.arena.published.copy())
-                self.arena.inbox(0, 0)[:] = self.arena.published + self.away
-            case Mixed():
-                self.mixed.append(self.arena.mixed.copy())
-            case Saved():
-                shutil.copytree(message.path, self.keep / f"round-{message.round}")
+    def close(self) -> None:
+        """Ends the conversation, once all that was said is heard."""
+        self.channel.close()
+        self._thread.join()
+        self._ours.close()
 
-    def expect(self, kind: type[Contributions]) -> Contributions:
-        return Contributions(round=0, items=[Contribution(peer=0, slot=0, weight=WEIGHT)])
-
-    def poll(self) -> None:
-        pass
-
-    def wait_while(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
-        raise AssertionError("nobody has paused this node")
+    def _answer(self) -> None:
+        with self._ours.makefile("rb") as heard:
+            for data in heard:
+                message = FROM_TRAINER.validate_json(data)
+                self.said.append(message)
+                match message:
+                    case Published():
+                        self.published.append(self._arena.published.copy())
+                        self._arena.inbox(0, 0)[:] = self._arena.published + self.away
+                        only = Contribution(peer=0, slot=0, weight=WEIGHT)
+                        self._ours.sendall(line(Contributions(round=message.round, items=[only])))
+                    case Mixed():
+                        self.mixed.append(self._arena.mixed.copy())
+                    case Saved():
+                        shutil.copytree(message.path, self._keep / f"round-{message.round}")
 
 
 @pytest.mark.parametrize("rule", ["lora", "freeze-a"])
@@ -87,22 +103,75 @@ def test_a_variant_goes_all_the_way(name: str, rule: str, tmp_path: Path) -> Non
     go_all_the_way("llama", rule, tmp_path, VARIANTS[name])
 
 
+SAYS: dict[str, Callable[[NodeConfig, Built], bool]] = {
+    "rsLoRA": lambda config, built: built.model.peft_config["default"].use_rslora,
+    "DoRA": lambda config, built: any("magnitude" in spec.name for spec in built.shared.tensors),
+    "LoRA+": lambda config, built: learning_rates(config, built) == pytest.approx([0.01, 0.08]),
+    "orthonormal A": lambda config, built: rows_are_orthonormal(built),
+    "all of a module": lambda config, built: head_is_the_bases(built),
+    "ranks by module": lambda config, built: {spec.shape[0] for spec in factors_a(built)} == {2, 4},
+    "every layer": lambda config, built: len(factors_a(built)) == 14,
+    "base in bf16": lambda config, built: {p.dtype for p in built.model.parameters()} == {torch.bfloat16, torch.float32}
+    and _arguments(config, Path("staging")).bf16,
+    "less memory": lambda config, built: _arguments(config, Path("staging")).gradient_accumulation_steps == 2
+    and _arguments(config, Path("staging")).activation_checkpointing,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_what_it_says(name: str, tmp_path: Path) -> None:
+    """And a node that has it and one that has not are told apart, where they must not mix."""
+    config = configured("llama", "lora", tmp_path, VARIANTS[name])
+    plain = build_model(configured("llama", "lora", tmp_path, {}))
+    built = build_model(config)
+    assert SAYS[name](config, built)
+    alike = (built.peft, built.shared.digest) == (plain.peft, plain.shared.digest)
+    assert alike == (name in ("LoRA+", "base in bf16", "less memory"))
+
+
+@pytest.mark.parametrize("name", ["modernbert", "roberta", "llama-classifies", "vit", "bert-words"])
+def test_nodes_begin_alike_whatever_their_base_lacks(name: str, tmp_path: Path) -> None:
+    """A fresh layer that one node draws in another way than the next would be another frozen base on each."""
+    config = configured(name, "freeze-a", tmp_path, {})
+    starts = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        starts.append(build_model(config).model.state_dict())
+    once, again = ({key: value for key, value in start.items() if ".original_module." not in key} for start in starts)
+    assert once.keys() == again.keys()
+    assert [key for key in once if not torch.equal(once[key], again[key])] == []
+
+
+def factors_a(built: Built) -> list[TensorSpec]:
+    return [spec for spec in built.adapter.schema.tensors if spec.role is Role.A]
+
+
+def learning_rates(config: NodeConfig, built: Built) -> list[float]:
+    optimizer = _optimizer(config, built)
+    assert optimizer is not None
+    return sorted({group["lr"] for group in optimizer.param_groups if group["params"]})
+
+
+def rows_are_orthonormal(built: Built) -> bool:
+    views = built.adapter.schema.views(built.adapter.read(built.adapter.schema))
+    return all(np.allclose(views[s.name] @ views[s.name].T, np.eye(s.shape[0]), atol=1e-6) for s in factors_a(built))
+
+
+def head_is_the_bases(built: Built) -> bool:
+    (head,) = (spec for spec in built.shared.tensors if spec.role is Role.HEAD)
+    ours = built.adapter.schema.views(built.adapter.read(built.adapter.schema))[head.name]
+    base: torch.Tensor = built.task.base().model.get_parameter("lm_head.weight")
+    return bool(np.array_equal(ours, base.detach().numpy()))
+
+
 def go_all_the_way(name: str, rule: str, tmp_path: Path, changes: dict[str, dict[str, Any]]) -> None:
-    base = make_base(name, tmp_path / "base")
-    task, rows = make_data(FAMILIES[name].task, tmp_path)
-    config = NodeConfig.model_validate(
-        {
-            "name": "node", "model": {"base": str(base), **changes.get("model", {})}, "task": task,
-            "lora": {"rank": 2, **changes.get("lora", {})},
-            "federation": {"rule": rule, "seed": 3}, "data": {"path": str(rows)}, "state_dir": str(tmp_path / "state"),
-            "training": {"rounds": ROUNDS, "local_steps": STEPS, "batch_size": 4, "device": "cpu", "evaluate_every": 1,
-                         "checkpoint_every": 1, "learning_rate": 0.01, **changes.get("training", {})},
-        }
-    )  # fmt: skip
+    config = configured(name, rule, tmp_path, changes)
     once, channel = run(config, tmp_path / "once", round_=0, resume=None)
     assert channel.published[0].any()
     for published, mixed in zip(channel.published, channel.mixed, strict=True):
         np.testing.assert_allclose(mixed, published + WEIGHT * channel.away, rtol=0, atol=1e-6)
+    dtypes = {parameter.dtype for parameter in once.model.parameters() if parameter.requires_grad}
+    assert dtypes == {torch.float32}, "mixing is done in it, however the base is kept"
     evaluated = [message for message in channel.said if isinstance(message, Evaluated)]
     assert len(evaluated) == ROUNDS
     assert all({"loss", *once.task.figures} == message.figures.keys() for message in evaluated), evaluated
@@ -124,6 +193,20 @@ def go_all_the_way(name: str, rule: str, tmp_path: Path, changes: dict[str, dict
     np.testing.assert_allclose(theirs, merged, atol=0.05 if coarse else 1e-4)
 
 
+def configured(name: str, rule: str, folder: Path, changes: dict[str, dict[str, Any]]) -> NodeConfig:
+    base = make_base(name, folder / "base")
+    task, rows = make_data(FAMILIES[name].task, folder)
+    return NodeConfig.model_validate(
+        {
+            "name": "node", "model": {"base": str(base), **changes.get("model", {})}, "task": task,
+            "lora": {"rank": 2, **changes.get("lora", {})},
+            "federation": {"rule": rule, "seed": 3}, "data": {"path": str(rows)}, "state_dir": str(folder / "state"),
+            "training": {"rounds": ROUNDS, "local_steps": STEPS, "batch_size": 4, "device": "cpu", "evaluate_every": 1,
+                         "checkpoint_every": 1, "learning_rate": 0.01, **changes.get("training", {})},
+        }
+    )  # fmt: skip
+
+
 def logits(outputs: Any) -> torch.Tensor:
     return outputs["logits" if "logits" in outputs else "logits_per_image"].float()
 
@@ -138,14 +221,17 @@ def run(config: NodeConfig, keep: Path, round_: int, resume: Path | None) -> tup
     arena = Arena(memory, built.shared.size, 1, sketch)
     os.close(memory)
     away = np.random.default_rng(0).normal(0, 0.01, built.shared.size).astype(np.float32)
-    channel = Loopback(arena, away, keep)
+    daemon = Loopback(arena, away, keep)
     data = load_data(config.data, built.task, config.state_dir / "datasets", seed=1)
     setup = Setup(
         config={}, peers=["other"], staging=str(keep / "staging"), resume_from=str(resume) if resume else None,
         round=round_, step=round_ * STEPS, paused=False,
     )  # fmt: skip
-    assert train(config, setup, built, data, arena, channel)  # type: ignore[arg-type]
-    return built, channel
+    try:
+        assert train(config, setup, built, data, arena, daemon.channel)
+    finally:
+        daemon.close()
+    return built, daemon
 
 
 def a_batch(built: Built, config: NodeConfig, folder: Path) -> dict[str, Any]:

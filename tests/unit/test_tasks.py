@@ -115,6 +115,8 @@ def test_a_words_tag_is_that_of_its_first_token_and_f1_counts_whole_entities(bas
     task = task_of(config(bases["bert"], {"type": "token-classification", "labels": labels}))
     row = task.encode({"words": "the film was good", "tags": ["O", "B-A", "O", "O"]})
     assert row["labels"] == [IGNORED, 0, 1, 0, 0, IGNORED]
+    row = task.encode({"words": ["film-day", "was"], "tags": ["B-A", "O"]})
+    assert row["labels"] == [IGNORED, 1, IGNORED, IGNORED, 0, IGNORED], "film, -, day and was"
     with pytest.raises(ConfigError, match="3 words have 2 tags"):
         task.encode({"words": ["the", "film", "was"], "tags": "O O"})
     truth = np.array([[1, 2, 0, 3, 4, IGNORED], [1, 1, 2, 0, 0, 0]])

@@ -43,7 +43,8 @@ class Channel:
         self._connection = connection
         self._guest = guest
         self._inbox: queue.Queue[ToTrainer | None] = queue.Queue()  # None: the daemon is gone
-        threading.Thread(target=self._receive, daemon=True, name="channel").start()
+        self._receiver = threading.Thread(target=self._receive, daemon=True, name="channel")
+        self._receiver.start()
 
     def send(self, message: BaseModel) -> None:
         """Tells the daemon."""
@@ -53,9 +54,11 @@ class Channel:
             raise TrainingFailed(GONE) from error
 
     def close(self) -> None:
-        """Ends the conversation."""
+        """Ends a guest's conversation."""
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+            self._connection.shutdown(socket.SHUT_RDWR)  # which ends the thread
+        self._receiver.join()
+        self._connection.close()
 
     def expect(self, kind: type[M]) -> M:
         """Waits for a message of that kind; control messages that come before it are noted in the flags."""

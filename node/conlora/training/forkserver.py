@@ -35,16 +35,16 @@ def serve(listener: socket.socket) -> NoReturn:
 def _fork(listener: socket.socket, events: selectors.BaseSelector) -> None:
     daemon, _ = listener.accept()
     _, descriptors, _, _ = socket.recv_fds(daemon, 1, DESCRIPTORS)
-    if len(descriptors) != DESCRIPTORS:  # the daemon died in mid-sentence
-        daemon.close()
-        return
-    pid = os.fork()
+    pid = os.fork() if len(descriptors) == DESCRIPTORS else None  # fewer: the daemon died in mid-sentence
     if pid == 0:
         listener.close()
         daemon.close()
         _train(*descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
+    if pid is None:
+        daemon.close()
+        return
     _tell(daemon, pid)
     ended = os.pidfd_open(pid)
     events.register(ended, selectors.EVENT_READ, partial(_reap, pid, ended, daemon, events))

@@ -1,17 +1,41 @@
 """A node's rounds at the trainer's end: publish, mix, measure, and do what operators ask for between two steps."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from conlora.core.consensus import edge_errors, factors
-from conlora.core.schema import Vector
+from conlora.core.schema import Schema, Vector
 from conlora.core.sketch import Sketcher, SketchLayout
 from conlora.errors import TrainingFailed
 from conlora.training.arena import Arena
 from conlora.training.channel import Channel
 from conlora.training.messages import Contributions, Mixed, Paused, Published, Unchanged
 from conlora.training.model import Adapted
+
+Errors = list[list[tuple[float, float, float]]]  # of each neighbour, module by module: product, A, B
+
+
+class Meter:
+    """What is measured at each mix: edge errors before it, and sketches of before and after."""
+
+    def __init__(self, full: Schema, shared: Schema, start: Vector, seed: int) -> None:
+        """start: values of the whole adapter, shape `(full.size,)`, of which the frozen ones stay. seed: the federation's."""
+        exchanged = {spec.name for spec in shared.tensors}
+        self._shared = shared
+        self._frozen = {name: view for name, view in full.views(start).items() if name not in exchanged}
+        self._sketcher = Sketcher(SketchLayout.of(full, shared), seed)
+
+    def measure(self, own: Vector, mixed: Vector, others: Sequence[Vector]) -> tuple[Errors, Vector, Vector]:
+        """Errors on the edges to `others` before the mix, and the sketches of `own` and `mixed`; all are shared vectors."""
+        before, after, *neighbours = (factors(self._shared, v, self._frozen) for v in (own, mixed, *others))
+        errors = [
+            [(module.product, module.a, module.b) for module in edge_errors(before, neighbour)]
+            for neighbour in neighbours
+        ]
+        sketch_before, sketch_after = self._sketcher.sketch(before, after)
+        return errors, sketch_before, sketch_after
 
 
 class Gossip:
@@ -40,11 +64,8 @@ class Gossip:
         self._adapted = adapted
         self._arena = arena
         self._local_steps = local_steps
-        full, shared = adapted.adapter.schema, adapted.shared
-        exchanged = {spec.name for spec in shared.tensors}
-        initial = full.views(adapted.adapter.read(full))
-        self._frozen = {name: view for name, view in initial.items() if name not in exchanged}
-        self._sketcher = Sketcher(SketchLayout.of(full, shared), seed)
+        full = adapted.adapter.schema
+        self._meter = Meter(full, adapted.shared, adapted.adapter.read(full), seed)
 
     def round_is_over(self, step: int) -> bool:
         """Whether step is the last of a round that has not been mixed yet."""
@@ -69,16 +90,10 @@ class Gossip:
         mixed = self._adapted.rule.mix(schema, own, neighbours)
         adapter.write(schema, mixed)
         self._arena.mixed[:] = mixed
-        errors = self._measure(own, mixed, [vector for _, vector in neighbours])
+        errors, before, after = self._meter.measure(own, mixed, [vector for _, vector in neighbours])
+        self._arena.sketch_before[:], self._arena.sketch_after[:] = before, after
         self.rounds_mixed = round_
         self.channel.send(Mixed(round=round_, errors=errors))
-
-    def _measure(self, own: Vector, mixed: Vector, others: list[Vector]) -> list[list[tuple[float, float, float]]]:
-        """Edge errors before the mix; sketches of before and after go to the arena."""
-        before, after, *neighbours = (factors(self._adapted.shared, v, self._frozen) for v in (own, mixed, *others))
-        self._arena.sketch_before[:], self._arena.sketch_after[:] = self._sketcher.sketch(before, after)
-        errors = (edge_errors(before, neighbour) for neighbour in neighbours)
-        return [[(module.product, module.a, module.b) for module in edge] for edge in errors]
 
     def seconds_of_round(self) -> float:
         """Since the last call, pauses left out."""

@@ -7,8 +7,8 @@
 or, in a loop of your own, `node.step(loss)` after each optimizer step, until it says that the run is over.
 """
 
+import os
 import socket
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +121,7 @@ class Guest:
             step=self._setup.step,
             seed=self.config.federation.seed,
         )
+        os.close(self._memory)  # it is mapped
         self._obey()
         return adapted.model
 
@@ -164,6 +165,8 @@ class Guest:
             pass  # the daemon is gone already, and has said so in its log
         finally:
             self._channel.close()
+            if self._gossip is None:
+                os.close(self._memory)
 
     def _obey(self) -> None:
         """What operators have asked for meanwhile: pauses, checkpoints, a stop."""
@@ -196,7 +199,6 @@ class JoinedCallback(TrainerCallback):
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._began = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One optimizer step is done."""

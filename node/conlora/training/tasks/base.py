@@ -168,3 +168,30 @@ def next_token_accuracy(prediction: EvalPrediction, shift: int) -> dict[str, flo
     told, truth = (told[:, :-shift], truth[:, shift:]) if shift else (told, truth)
     counted = truth != IGNORED
     return {"accuracy": float(np.mean(told[counted] == truth[counted]))} if counted.any() else {}
+
+
+class Common:
+    """What most tasks have alike; a task of one's own may begin with it."""
+
+    figures: Sequence[str] = ("accuracy",)
+    images: Sequence[str] = ()
+    loss: Callable[..., torch.Tensor] | None = None
+    reduce = staticmethod(largest)
+
+    def arrange(self, rows: list[Row]) -> list[Row]:
+        """See `Task`."""
+        return rows
+
+    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The share of rows whose label is told right."""
+        return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+
+
+class Textual(Common):
+    """What tasks with a tokenizer and nothing else have alike."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def save_processing(self, directory: Path) -> None:
+        """See `Task`."""
+        self.tokenizer.save_pretrained(directory)

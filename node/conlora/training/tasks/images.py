@@ -24,8 +24,8 @@ from conlora.training.tasks.base import (
     IGNORED,
     Base,
     Classes,
+    Common,
     Row,
-    largest,
     load_base,
     load_tokenizer,
     loading,
@@ -33,13 +33,10 @@ from conlora.training.tasks.base import (
 )
 
 
-class ImageClassification:
+class ImageClassification(Common):
     """One label of a fixed list for each image."""
 
     peft_type = None  # PEFT has no type for it; the fresh head is trained anyway
-    figures = ("accuracy",)
-    loss = None
-    reduce = staticmethod(largest)
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageClassificationSection)
@@ -68,25 +65,18 @@ class ImageClassification:
         """See `Task`."""
         self._processor.save_pretrained(directory)
 
-    def arrange(self, rows: list[Row]) -> list[Row]:
-        """See `Task`."""
-        return rows
-
     def collator(self) -> Any:
         """See `Task`."""
         return DefaultDataCollator()
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """See `Task`."""
-        return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
 
+class ImageTextMatching(Common):
+    """Texts that fit images, by a dual encoder with the contrastive loss of its own (CLIP, SigLIP and the like).
 
-class ImageTextMatching:
-    """Texts that fit images, by a dual encoder with the contrastive loss of its own (CLIP, SigLIP and the like)."""
+    Accuracy is the share of images whose own text the model puts first among those of the batch.
+    """
 
     peft_type = None
-    figures = ("accuracy",)
-    reduce = staticmethod(largest)
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextMatchingSection)
@@ -120,10 +110,6 @@ class ImageTextMatching:
         self._tokenizer.save_pretrained(directory)
         self._processor.save_pretrained(directory)
 
-    def arrange(self, rows: list[Row]) -> list[Row]:
-        """See `Task`."""
-        return rows
-
     def collator(self) -> Any:
         """See `Task`."""
         return self._batch
@@ -141,18 +127,12 @@ class ImageTextMatching:
         loss: torch.Tensor = outputs["loss"]
         return loss
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Share of the images whose own text the model puts first among those of the batch."""
-        return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
 
-
-class ImageTextToText:
+class ImageTextToText(Common):
     """A text about an image, after a prompt; what follows the prompt is learnt."""
 
     peft_type = TaskType.CAUSAL_LM
     figures = ("perplexity", "accuracy")
-    loss = None
-    reduce = staticmethod(largest)
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextToTextSection)
@@ -191,10 +171,6 @@ class ImageTextToText:
     def save_processing(self, directory: Path) -> None:
         """See `Task`."""
         self._processor.save_pretrained(directory)
-
-    def arrange(self, rows: list[Row]) -> list[Row]:
-        """See `Task`."""
-        return rows
 
     def collator(self) -> Any:
         """See `Task`."""

@@ -1,7 +1,6 @@
 """Language modelling: continuations, and texts for texts. Figures are loss and perplexity, which the loss gives."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 from peft import TaskType
@@ -15,17 +14,14 @@ from transformers import (
 from conlora.config import NodeConfig
 from conlora.config.tasks import CausalLmSection, Seq2SeqSection
 from conlora.errors import ConfigError
-from conlora.training.tasks.base import IGNORED, Base, Row, largest, load_base, load_tokenizer, next_token_accuracy
+from conlora.training.tasks.base import IGNORED, Base, Row, Textual, load_base, load_tokenizer, next_token_accuracy
 
 
-class CausalLm:
+class CausalLm(Textual):
     """The next token: of plain texts, of what follows a prompt, or of what the assistant says."""
 
     peft_type = TaskType.CAUSAL_LM
     figures = ("perplexity", "accuracy")
-    images = ()
-    loss = None
-    reduce = staticmethod(largest)
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, CausalLmSection)
@@ -99,10 +95,6 @@ class CausalLm:
         tokens: Any = self.tokenizer.apply_chat_template(messages, add_generation_prompt=ask, return_dict=False)
         return list(tokens)
 
-    def save_processing(self, directory: Path) -> None:
-        """See `Task`."""
-        self.tokenizer.save_pretrained(directory)
-
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`. Packed rows are cut from all texts in a row, as transformers' run_clm example does."""
         if not self._task.packing:
@@ -126,14 +118,11 @@ class CausalLm:
         return next_token_accuracy(prediction, shift=1)
 
 
-class Seq2Seq:
+class Seq2Seq(Textual):
     """A text for each text."""
 
     peft_type = TaskType.SEQ_2_SEQ_LM
     figures = ("perplexity", "accuracy")
-    images = ()
-    loss = None
-    reduce = staticmethod(largest)
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, Seq2SeqSection)
@@ -154,14 +143,6 @@ class Seq2Seq:
         source = self.tokenizer(str(row[self._task.source_column] or ""), **cut)
         target = self.tokenizer(text_target=str(row[self._task.target_column] or ""), **cut)
         return {**source, "labels": target["input_ids"]}
-
-    def save_processing(self, directory: Path) -> None:
-        """See `Task`."""
-        self.tokenizer.save_pretrained(directory)
-
-    def arrange(self, rows: list[Row]) -> list[Row]:
-        """See `Task`."""
-        return rows
 
     def collator(self) -> DataCollatorForSeq2Seq:
         """See `Task`."""

@@ -1,6 +1,5 @@
 """Classification of texts and of words."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,13 @@ from transformers import (
 from conlora.config import NodeConfig
 from conlora.config.tasks import TextClassificationSection, TokenClassificationSection
 from conlora.errors import ConfigError
-from conlora.training.tasks.base import IGNORED, Base, Classes, Row, largest, load_base, load_tokenizer
+from conlora.training.tasks.base import IGNORED, Base, Classes, Row, Textual, load_base, load_tokenizer
 
 
-class TextClassification:
+class TextClassification(Textual):
     """One label of a fixed list for each text."""
 
     peft_type = TaskType.SEQ_CLS
-    figures = ("accuracy",)
-    images = ()
-    loss = None
-    reduce = staticmethod(largest)
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, TextClassificationSection)
@@ -50,31 +45,16 @@ class TextClassification:
         text = str(row[self._task.text_column] or "")
         return {**self.tokenizer(text, truncation=True, max_length=self._task.max_length), "labels": label}
 
-    def save_processing(self, directory: Path) -> None:
-        """See `Task`."""
-        self.tokenizer.save_pretrained(directory)
-
-    def arrange(self, rows: list[Row]) -> list[Row]:
-        """See `Task`."""
-        return rows
-
     def collator(self) -> DataCollatorWithPadding:
         """See `Task`."""
         return DataCollatorWithPadding(self.tokenizer)
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """See `Task`."""
-        return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
 
-
-class TokenClassification:
+class TokenClassification(Textual):
     """One tag of a fixed list for each word; a word's tag is that of its first token."""
 
     peft_type = TaskType.TOKEN_CLS
     figures = ("accuracy", "f1")
-    images = ()
-    loss = None
-    reduce = staticmethod(largest)
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, TokenClassificationSection)
@@ -107,14 +87,6 @@ class TokenClassification:
             IGNORED if word is None or (i and ids[i - 1] == word) else numbers[word] for i, word in enumerate(ids)
         ]
         return {**encoded, "labels": labels}
-
-    def save_processing(self, directory: Path) -> None:
-        """See `Task`."""
-        self.tokenizer.save_pretrained(directory)
-
-    def arrange(self, rows: list[Row]) -> list[Row]:
-        """See `Task`."""
-        return rows
 
     def collator(self) -> DataCollatorForTokenClassification:
         """See `Task`."""
