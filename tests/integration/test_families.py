@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from tests.families import FAMILIES, make_base, make_data
 
 from conlora.config import NodeConfig
@@ -90,7 +91,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "LoRA+": {"lora": {"plus_ratio": 8}},
     "orthonormal A": {"lora": {"init": "orthonormal"}},
     "all of a module": {"lora": {"modules_to_save": ["lm_head"]}},
-    "ranks by module": {"lora": {"rank_pattern": {"v_proj": 4}, "alpha_pattern": {"v_proj": 32}}},
+    "ranks by module": {"lora": {"rank_pattern": {"v_proj": 4}, "alpha_pattern": {"v_proj": 64}}},
     "every layer": {"lora": {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}},
     "base in bf16": {"model": {"dtype": "bfloat16"}},
     "less memory": {"training": {"activation_checkpointing": True, "gradient_accumulation": 2, "batch_size": 2}},
@@ -103,13 +104,19 @@ def test_a_variant_goes_all_the_way(name: str, rule: str, tmp_path: Path) -> Non
     go_all_the_way("llama", rule, tmp_path, VARIANTS[name])
 
 
+@pytest.mark.parametrize("rule", ["lora", "freeze-a"])
+def test_a_head_on_a_base_in_bf16_is_mixed_in_fp32(rule: str, tmp_path: Path) -> None:
+    go_all_the_way("bert", rule, tmp_path, {"model": {"dtype": "bfloat16"}})
+
+
 SAYS: dict[str, Callable[[NodeConfig, Built], bool]] = {
     "rsLoRA": lambda config, built: built.model.peft_config["default"].use_rslora,
     "DoRA": lambda config, built: any("magnitude" in spec.name for spec in built.shared.tensors),
     "LoRA+": lambda config, built: learning_rates(config, built) == pytest.approx([0.01, 0.08]),
     "orthonormal A": lambda config, built: rows_are_orthonormal(built),
     "all of a module": lambda config, built: head_is_the_bases(built),
-    "ranks by module": lambda config, built: {spec.shape[0] for spec in factors_a(built)} == {2, 4},
+    "ranks by module": lambda config, built: {spec.shape[0] for spec in factors_a(built)} == {2, 4}
+    and scalings(built) == {8, 16},
     "every layer": lambda config, built: len(factors_a(built)) == 14,
     "base in bf16": lambda config, built: {p.dtype for p in built.model.parameters()} == {torch.bfloat16, torch.float32}
     and _arguments(config, Path("staging")).bf16,
@@ -144,6 +151,10 @@ def test_nodes_begin_alike_whatever_their_base_lacks(name: str, tmp_path: Path) 
 
 def factors_a(built: Built) -> list[TensorSpec]:
     return [spec for spec in built.adapter.schema.tensors if spec.role is Role.A]
+
+
+def scalings(built: Built) -> set[float]:
+    return {layer.scaling["default"] for layer in built.model.modules() if isinstance(layer, LoraLayer)}
 
 
 def learning_rates(config: NodeConfig, built: Built) -> list[float]:

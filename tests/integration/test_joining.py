@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from peft import PeftModel
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 from tests.daemons import PATIENCE, Daemon, Daemons
 from tests.families import WORDS, make_base
 from transformers import AutoModelForSequenceClassification
@@ -116,6 +118,14 @@ def test_a_program_that_dies_is_followed_by_another(
     a.wait_for(lambda s: s.round > paused.round, "goes on")
     first.send_signal(signal.SIGKILL)
     a.wait_for(lambda s: s.state == "waiting", "waits for the next")
+    sealed = load_file(max(a.state_dir.glob("checkpoints/step-*")) / "adapter_model.safetensors")
+    with conlora.join(a.directory) as guest:
+        base = AutoModelForSequenceClassification.from_pretrained(guest.config.model.base, num_labels=2)
+        model = guest.adapt(base, fresh=["classifier.weight", "classifier.bias"])
+        values = get_peft_model_state_dict(model)
+    assert sealed.keys() == values.keys()
+    assert all(torch.equal(values[name], value) for name, value in sealed.items()), "it goes on from the checkpoint"
+    a.wait_for(lambda s: s.state == "waiting", "waits once more")
     start(programs, "own_loop.py", a, rows)
     again = a.wait_for(lambda s: s.state == "training", "trains again")
     assert again.round >= paused.round - 2, "from the last checkpoint"
