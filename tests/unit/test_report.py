@@ -22,9 +22,9 @@ def node(name: str, peers: list[str], after: float, directory: str) -> dict[str,
         "name": name,
         "rounds": 3,
         "rows": 30,
-        "label_counts": {"negative": 10, "positive": 20},
-        "accuracy_before": 0.4,
-        "accuracy_after": after,
+        "class_counts": {"negative": 10, "positive": 20},
+        "before": {"loss": 0.7, "accuracy": 0.4},
+        "after": {"loss": 0.3, "accuracy": after},
         "adapter": f"{directory}/{name}/adapter",
         "peers": peers,
         "history": [{"round": r, "loss": None if r == 2 else 1 / r, "seconds": 0.5} for r in (1, 2, 3)],
@@ -74,6 +74,7 @@ def summary(
             "learning_rates": {},
         },
         "test_rows": 500,
+        "metric": "accuracy",
         "runs": runs,
         "baselines": {"alone": alone, "pooled": pooled},
     }
@@ -145,7 +146,7 @@ def test_nothing_is_written_but_page_and_readable_pngs(folder: Path) -> None:
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     whole = summary(rules=(HOSTILE,), names=(HOSTILE, "javascript:alert(1)", "漢字"))
     for hostile in whole["runs"][0]["nodes"]:
-        hostile["label_counts"] = {HOSTILE: 12, "漢字": 18}
+        hostile["class_counts"] = {HOSTILE: 12, "漢字": 18}
         hostile["adapter"] = f"{hostile['name']}/adapter"
     page = page_of(whole, tmp_path)
     assert page.text.count(HOSTILE) >= 4

@@ -42,7 +42,8 @@ def result(rule: str, topology: str, seed: int, partition: str = "dirichlet0.1",
         "seed": seed,
         "rho": 0.5,
         "s": S[topology],
-        "accuracy": [0.8, 0.9, 0.7 + 0.01 * seed],
+        "metric": "accuracy",
+        "after": [0.8, 0.9, 0.7 + 0.01 * seed],
         "consensus_by_round": rounds(before, after),
         **changes,
     }
@@ -124,7 +125,7 @@ def test_tables_have_a_line_for_each_group() -> None:
     assert (first["rule"], first["topology"], first["seeds"]) == ("lora", "T1", "3")
     assert float(first["D"]) == pytest.approx(3.06)
     assert float(first["D ±"]) == pytest.approx(4.303 * 0.03 / math.sqrt(3), rel=1e-3)
-    assert float(first["lowest node"]) == pytest.approx(0.72)
+    assert float(first["worst node"]) == pytest.approx(0.72)
     text = as_markdown(study())
     assert text.count("\n| ") == 14
     assert "- holds: " in text
@@ -137,7 +138,7 @@ def test_figures_are_drawn_as_png_and_svg(tmp_path: Path) -> None:
         "consensus-by-round-dirichlet0.1-r8-sync.png",
         "consensus-by-round-iid-r8-sync.png",
         "consensus-by-partition.png",
-        "accuracy.png",
+        "evaluation.png",
     }
     for file in files:
         if file.suffix == ".png":

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.families import FAMILIES, WORDS, make_base, make_data
 from transformers import EvalPrediction
+from transformers.trainer_pt_utils import nested_concat, nested_numpify
 
 from conlora.config import NodeConfig
 from conlora.errors import ConfigError
@@ -57,7 +59,7 @@ def test_a_plain_text_is_learnt_whole_with_its_end(bases: dict[str, Path]) -> No
 
 def test_a_prompt_is_read_and_what_follows_is_learnt(bases: dict[str, Path]) -> None:
     task = task_of(config(bases["llama"], {"type": "causal-lm", "prompt_column": "ask", "text_column": "say"}))
-    assert task.columns() == ["ask", "say"]
+    assert task.columns() == ["say", "ask"]
     row = task.encode({"ask": "the film was", "say": "good"})
     assert words(row) == "[CLS] the film was good [SEP]"
     assert words(row, learnt=True) == "good [SEP]"
@@ -127,14 +129,47 @@ def test_a_words_tag_is_that_of_its_first_token_and_f1_counts_whole_entities(bas
     assert figures["f1"] == pytest.approx(0.5)
 
 
-def test_next_tokens_are_counted_where_they_are_learnt(bases: dict[str, Path]) -> None:
-    lm = task_of(config(bases["llama"], {"type": "causal-lm"}))
-    truth = np.array([[IGNORED, 5, 6, 7, IGNORED]])
-    told = np.array([[5, 6, 0, 9, 9]])  # what comes after each token
-    assert lm.metrics(EvalPrediction(predictions=told, label_ids=truth)) == {"accuracy": pytest.approx(2 / 3)}
-    seq2seq = task_of(config(bases["t5"], {"type": "seq2seq"}))
-    assert seq2seq.metrics(EvalPrediction(predictions=truth, label_ids=truth)) == {"accuracy": 1.0}
-    assert lm.metrics(EvalPrediction(predictions=told, label_ids=np.full((1, 5), IGNORED))) == {}
+@pytest.mark.parametrize(("base", "kind", "shift"), [("llama", "causal-lm", 1), ("t5", "seq2seq", 0)])
+def test_perplexity_and_accuracy_are_of_all_tokens_that_are_learnt(
+    base: str, kind: str, shift: int, bases: dict[str, Path]
+) -> None:
+    """Against a loop over tokens, from two batches of different lengths as the Trainer joins them."""
+    task = task_of(config(bases[base], {"type": kind}))
+    generator = torch.Generator().manual_seed(3)
+    told, truth, surprise, right = [], [], [], []
+    for rows, length in ((3, 5), (2, 7)):
+        logits = torch.randn(rows, length, 11, generator=generator)
+        labels = torch.randint(0, 11, (rows, length), generator=generator)
+        labels[:, :2] = IGNORED
+        labels[0, -2:] = IGNORED
+        told.append(task.reduce(logits, labels))
+        truth.append(labels)
+        for row, place in (labels != IGNORED).nonzero():
+            guess = logits[row, place - shift]
+            surprise.append(-float(torch.log_softmax(guess, 0)[labels[row, place]]))
+            right.append(int(guess.argmax()) == labels[row, place])
+    joined = tuple(nested_numpify(nested_concat(*parts)) for parts in zip(*told, strict=True))
+    prediction = EvalPrediction(predictions=joined, label_ids=nested_numpify(nested_concat(*truth)))
+    assert task.metrics(prediction) == {
+        "perplexity": pytest.approx(np.exp(np.mean(surprise)), rel=1e-5),
+        "accuracy": pytest.approx(np.mean(right)),
+    }
+    nothing = np.full_like(prediction.label_ids, IGNORED)
+    assert task.metrics(EvalPrediction(predictions=joined, label_ids=nothing)) == {}
+
+
+def test_equal_texts_of_a_batch_count_as_one(bases: dict[str, Path]) -> None:
+    task = task_of(config(bases["clip-matches"], {"type": "image-text-matching"}))
+    pixels = np.zeros((3, 16, 16), np.float32)
+    rows = [
+        {"input_ids": ids, "attention_mask": [1] * len(ids), "pixel_values": pixels} for ids in ([1, 2], [3], [1, 2])
+    ]
+    labels = task.collator()(rows)["labels"]
+    assert labels.tolist() == [0, 1, 0]
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 1.0], [0.0, 2.0, 1.0]])  # the third image gets the second's text
+    told = task.reduce((logits, None), labels)
+    metrics = task.metrics(EvalPrediction(predictions=told.numpy(), label_ids=labels.numpy()))
+    assert metrics == {"accuracy": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize("kind", ["folder", "jsonl", "parquet"])

@@ -28,7 +28,7 @@ def run(
     console = Console()
     loaded = load_spec(spec)
     output = (output or Path("runs") / loaded.name).absolute()
-    keep = [spec, loaded.data.path, Path(loaded.model.base), Path.cwd()]
+    keep = [spec, Path(loaded.data.source), Path(loaded.model.base), Path.cwd()]
     try:
         run_testbed(loaded, output, overwrite, keep, console)
     except KeyboardInterrupt:

@@ -10,9 +10,10 @@ from conlora.config.node import (
     TrainingSection,
     load_basics,
     load_config,
+    readable,
 )
 from conlora.config.reading import load_section
-from conlora.config.tasks import TaskSection, TextClassificationSection
+from conlora.config.tasks import TaskSection
 
 __all__ = [
     "DATA_FORMATS",
@@ -24,9 +25,9 @@ __all__ = [
     "NodeConfig",
     "Section",
     "TaskSection",
-    "TextClassificationSection",
     "TrainingSection",
     "load_basics",
     "load_config",
     "load_section",
+    "readable",
 ]

@@ -120,9 +120,7 @@ class DataSection(Section):
         if self.path is not None and self.hub is not None:
             raise ValueError("give one of path and hub, not both")
         for path in filter(None, (self.path, self.evaluation_path)):
-            existing(path)
-            if not path.is_dir() and path.suffix not in DATA_FORMATS:
-                raise ValueError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(DATA_FORMATS)}")
+            readable(path)
         if self.evaluation_split and not self.hub:
             raise ValueError("evaluation_split is of a hub data set; give evaluation_path instead")
         if self.streaming and not (self.evaluation_path or self.evaluation_split):
@@ -141,6 +139,13 @@ DATA_FORMATS = {
     ".arrow": "arrow",
     ".tar": "webdataset",
 }
+
+
+def readable(path: Path) -> None:
+    """Raises ValueError unless a data file of a known format, or a folder, is there."""
+    existing(path)
+    if not path.is_dir() and path.suffix not in DATA_FORMATS:
+        raise ValueError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(DATA_FORMATS)}")
 
 
 class TrainingSection(Section):

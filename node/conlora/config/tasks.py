@@ -19,6 +19,16 @@ class AnyTaskSection(Section):
 
     auto_class: ClassVar[str] = "AutoModel"  # of transformers, for the model that the adapter is for
 
+    @property
+    def columns(self) -> list[str]:
+        """Columns that every row has to have."""
+        return [value for key, value in self if key.endswith("_column") and value is not None]
+
+    @property
+    def images(self) -> list[str]:
+        """Those of `columns` that hold images."""
+        return [value for key, value in self if key == "image_column"]
+
     def agreed(self) -> str:
         """Canonical JSON of what has to be equal on all nodes."""
         return json.dumps(self.model_dump(include={"type", "labels", "class_", "options"}), sort_keys=True)
@@ -67,6 +77,11 @@ class CausalLmSection(AnyTaskSection):
     )
     max_length: Tokens = Field(512, description=CUT)
     packing: bool = Field(False, description="join texts to blocks of max_length tokens; for many short ones")
+
+    @property
+    def columns(self) -> list[str]:
+        """Conversations stand in place of texts."""
+        return [self.messages_column] if self.messages_column else super().columns
 
 
 class Seq2SeqSection(AnyTaskSection):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from conlora.errors import ConfigError, StateError
 from conlora.store.history import History
-from conlora.testbed.data import deal, write_rows
+from conlora.testbed.data import deal
 from conlora.testbed.federation import run_federation
 from conlora.testbed.grid import Cell, GridSpec
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
@@ -106,9 +106,9 @@ def _run(cell: Cell, output: Path, env: dict[str, str], progress: Progress, inte
     began = time.monotonic()
     work = output / WORK / cell.name
     work.mkdir(parents=True)
-    dealt = deal(cell.spec)
-    test = work / "test.csv"
-    write_rows(test, dealt.test, cell.spec.task)
+    dealt = deal(cell.spec, work / "datasets")
+    test = work / "test.parquet"
+    dealt.test.write(test)
     shares = dict(zip(cell.spec.names, dealt.shares, strict=True))
     plan = RunPlan("federated", cell.name, cell.rule, work / "nodes", shares, cell.spec.graph, test)
     with tempfile.TemporaryDirectory(prefix="conlora-") as sockets:
@@ -122,7 +122,7 @@ def _run(cell: Cell, output: Path, env: dict[str, str], progress: Progress, inte
         "spec": cell.spec.to_json(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "accuracy": [_last_accuracy(setup) for setup in setups],
+        **_last_evaluations(setups),
         **measured,
         "seconds": seconds,
         "seconds_in_all": time.monotonic() - began,
@@ -134,8 +134,11 @@ def _run(cell: Cell, output: Path, env: dict[str, str], progress: Progress, inte
     return ready
 
 
-def _last_accuracy(setup: NodeSetup) -> float | None:
-    """On the common test rows, which are every node's evaluation rows here, after the last mix."""
-    with History(setup.state / "history.db") as history:
-        accuracy: float | None = history.rows("evaluations")[-1]["accuracy"]
-    return accuracy
+def _last_evaluations(setups: Sequence[NodeSetup]) -> dict[str, Any]:
+    """The task's metric on the common test rows, which are every node's evaluation rows here, after the last mix."""
+    found: list[dict[str, float]] = []
+    for setup in setups:
+        with History(setup.state / "history.db") as history:
+            found.append(json.loads(history.rows("evaluations")[-1]["figures"]))
+    metric = next((name for name in found[0] if name != "loss"), "loss")
+    return {"metric": metric, "after": [figures.get(metric) for figures in found]}

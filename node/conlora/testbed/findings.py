@@ -4,10 +4,12 @@ import math
 from pathlib import PurePath
 
 from conlora.core.rules import RULES
+from conlora.testbed.metric import Metric, metric_of
 from conlora.testbed.plot_style import Summary
 from conlora.testbed.plots import groups
 
 NOTHING = "–"
+NOTABLE = 0.05  # relative difference of two figures whose sampling error is not known
 ROUNDING = 1e-9  # errors this small are those of the arithmetic
 
 
@@ -41,7 +43,7 @@ def what_was_run(summary: Summary) -> str:
 
 def findings(summary: Summary) -> list[str]:
     """What the figures say: about each rule, about rules among themselves, about consensus."""
-    said = [_accuracy(summary, run) for run in summary["runs"]]
+    said = [_reached(summary, run) for run in summary["runs"]]
     if len(summary["runs"]) > 1:
         said.append(_rules_compared(summary))
     if len(summary["runs"][0]["nodes"]) > 1:
@@ -50,36 +52,51 @@ def findings(summary: Summary) -> list[str]:
     return said
 
 
-def _accuracy(summary: Summary, run: Summary) -> str:
-    by_group = groups(summary, run)
+def _reached(summary: Summary, run: Summary) -> str:
+    metric, by_group = metric_of(summary), groups(summary, run)
     federated = by_group["federated"]
-    text = f"With {run['rule']}, nodes reach an accuracy of {mean(federated):.3f} on average and {min(federated):.3f} at least"
+    text = f"With {run['rule']}, nodes reach {metric.article} of {_mean_and_worst(metric, federated)}"
     if alone := by_group.get("alone"):
-        text += f", against {mean(alone):.3f} and {min(alone):.3f} alone"
+        text += f", against {_mean_and_worst(metric, alone)} alone"
     if pooled := by_group.get("pooled"):
-        text += f"; pooled training reaches {mean(pooled):.3f}"
-    text += f". All of them start at {run['nodes'][0]['accuracy_before']:.3f}."
+        text += f"; pooled training reaches {metric.text(mean(pooled))}"
+    text += f". All of them start at {metric.text(metric.before(run['nodes'][0]))}."
     if alone:
-        better = sum(after > before for before, after in zip(alone, federated, strict=True))
+        better = sum(metric.better(after, before) for before, after in zip(alone, federated, strict=True))
         which = f"All {better}" if better == len(federated) else f"{better} of {len(federated)}"
         text += f" {which} nodes do better in the federation than alone"
-        if pooled and mean(pooled) - mean(alone) > 2 * standard_error(summary):
+        if pooled and metric.better(mean(pooled), mean(alone)) and _apart(summary, mean(pooled), mean(alone)):
             way = (mean(federated) - mean(alone)) / (mean(pooled) - mean(alone))
             text += f", and on average it takes them {way:.0%} of the way from alone to pooled"
         text += "."
     return text
 
 
+def _mean_and_worst(metric: Metric, values: list[float]) -> str:
+    bound = "at most" if metric.lower_is_better else "at least"
+    return f"{metric.text(mean(values))} on average and {metric.text(metric.worst(values))} {bound}"
+
+
+def _apart(summary: Summary, one: float, other: float) -> bool:
+    """Whether two means differ by more than the choice of test rows may explain, as far as that is known."""
+    error = standard_error(summary)
+    return abs(one - other) > (NOTABLE * abs(other) if error is None else 2 * error)
+
+
 def _rules_compared(summary: Summary) -> str:
+    metric, error = metric_of(summary), standard_error(summary)
     means = {run["rule"]: mean(groups(summary, run)["federated"]) for run in summary["runs"]}
-    worst, *_, best = sorted(means, key=means.__getitem__)
-    gap, error = means[best] - means[worst], standard_error(summary)
-    verdict = "no more than" if gap < 2 * error else "more than"
-    return (
-        f"Between {best} and {worst} the mean accuracy differs by {gap:.3f}, {verdict} the choice of test rows "
-        f"may explain (the standard error of an accuracy on {summary['test_rows']} rows is about {error:.3f}); how much "
-        "chance in training matters, a single run can't tell."
+    worst, *_, best = sorted(means, key=means.__getitem__, reverse=metric.lower_is_better)
+    text = (
+        f"Between {best} and {worst} the mean {metric.name} differs by {metric.text(abs(means[best] - means[worst]))}"
     )
+    if error is not None:
+        verdict = "more than" if _apart(summary, means[best], means[worst]) else "no more than"
+        text += (
+            f", {verdict} the choice of test rows may explain (the standard error of {metric.article} on "
+            f"{summary['test_rows']} rows is about {error:.3f})"
+        )
+    return text + "; how much chance in training matters, a single run can't tell."
 
 
 def _disagreement(run: Summary) -> str | None:
@@ -124,10 +141,11 @@ def caveats(summary: Summary) -> list[str]:
             if len(set(rates.values())) > 1
             else f"All rules train at the same learning rate ({listed}), though frozen A usually needs larger steps."
         )
-    told.append(
-        f"This is one run with one seed ({run['seed']}). Repeat it with others before you rely on a difference; on "
-        f"{summary['test_rows']} test rows, an accuracy has a standard error of about {standard_error(summary):.3f}."
-    )
+    once = f"This is one run with one seed ({run['seed']}). Repeat it with others before you rely on a difference"
+    if (error := standard_error(summary)) is not None:
+        name = metric_of(summary).article
+        once += f"; on {summary['test_rows']} test rows, {name} has a standard error of about {error:.3f}"
+    told.append(f"{once}.")
     if run["mode"] == "async":
         told.append(
             "Nodes do not wait for one another. Curves align them by round number, not by time: one node's round 10 may "
@@ -154,8 +172,10 @@ def learning_rate(summary: Summary, rule: str) -> float | None:
     return rate
 
 
-def standard_error(summary: Summary) -> float:
-    """Of one accuracy on the test rows, as far as their choice goes: binomial, at the mean of all accuracies."""
+def standard_error(summary: Summary) -> float | None:
+    """Of one accuracy on the test rows, as far as their choice goes: binomial, at the mean of all; None for other metrics."""
+    if not metric_of(summary).is_share:
+        return None
     share = mean([value for run in summary["runs"] for value in groups(summary, run)["federated"]])
     return math.sqrt(share * (1 - share) / summary["test_rows"])
 

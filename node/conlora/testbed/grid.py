@@ -9,11 +9,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from conlora.config import LoraSection, ModelSection, Section, TextClassificationSection, TrainingSection, load_section
+from conlora.config import LoraSection, ModelSection, Section, TaskSection, TrainingSection, load_section
 from conlora.core.gossip import Mode
 from conlora.errors import ConfigError
 from conlora.testbed.spec import Dirichlet, Partition, TestbedData, TestbedSpec
 
+RESULTS = 2  # version of what a finished cell's file holds
 AXES = ("rule", "topology", "partition", "rank", "mode", "rate", "seed")
 
 
@@ -49,7 +50,7 @@ class GridSpec(Section):
     grid: list[Block] = Field(min_length=1, description="one or more products of axes")
     model: ModelSection
     lora: LoraSection = LoraSection()
-    task: TextClassificationSection
+    task: TaskSection
     training: TrainingSection = TrainingSection()
     data: GridData
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="by rule; default: the rule's")
@@ -88,7 +89,7 @@ class Cell:
     @property
     def digest(self) -> str:
         """Of everything that is run: a cell whose settings have changed is run again."""
-        return hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([RESULTS, self.spec.to_json()], sort_keys=True).encode()).hexdigest()
 
 
 def load_grid(path: Path) -> tuple[GridSpec, list[Cell]]:

@@ -3,7 +3,6 @@
 import os
 import random
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,13 @@ import yaml
 from conlora.config import load_config
 from conlora.errors import TrainingFailed
 from conlora.net.identity import create_identity
-from conlora.testbed.data import Row, write_rows
+from conlora.testbed.data import Part
 from conlora.testbed.spec import TestbedSpec
 
 # Below the ports that systems hand out to outgoing connections, of which starting nodes make many.
 PORTS = range(20_000, 32_000)
+
+DATA_FILE = "data.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class NodeSetup:
     admin_socket: Path
     peers: list[str]
     rows: int
-    label_counts: dict[str, int]
+    class_counts: dict[str, int]
 
     @property
     def config(self) -> Path:
@@ -65,7 +66,7 @@ class RunPlan:
     title: str
     rule: str
     directory: Path
-    shares: dict[str, list[Row]]
+    shares: dict[str, Part]
     graph: "nx.Graph[int]"
     test: Path | None = None
 
@@ -75,21 +76,20 @@ def lay_out(spec: TestbedSpec, plan: RunPlan, sockets: Path) -> list[NodeSetup]:
     names = list(plan.shares)
     addresses = [f"127.0.0.1:{port}" for port in free_ports(len(names))]
     cards, setups = [], []
-    for number, (name, rows) in enumerate(plan.shares.items()):
+    for number, (name, share) in enumerate(plan.shares.items()):
         directory = plan.directory / name
         directory.mkdir(parents=True)
         cards.append(create_identity(directory / "identity").card(name, addresses[number]))
         peers = [names[other] for other in sorted(plan.graph.neighbors(number))]
-        counts = Counter(row.label for row in rows)
         setup = NodeSetup(
             name,
             directory,
             sockets / f"{name}.sock",
             peers,
-            len(rows),
-            {label: counts[label] for label in spec.task.labels},
+            len(share),
+            share.class_counts,
         )
-        write_rows(directory / "data.csv", rows, spec.task)
+        share.write(directory / DATA_FILE)
         settings = _settings(spec, plan, setup, addresses[number])
         setup.config.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         load_config(setup.config)  # a mistake in it is better found before anything starts
@@ -125,8 +125,8 @@ def _settings(spec: TestbedSpec, plan: RunPlan, setup: NodeSetup, address: str) 
         "model": spec.model.model_dump(exclude_none=True),
         "lora": spec.lora.model_dump(exclude_none=True),
         "federation": {"name": spec.name, "seed": spec.seed, "rule": plan.rule, "mode": spec.mode.value},
-        "task": spec.task.model_dump(),
-        "data": {"path": "data.csv"} | ({"evaluation_path": str(plan.test)} if plan.test else {}),
+        "task": spec.task.model_dump(exclude_none=True),
+        "data": {"path": DATA_FILE} | ({"evaluation_path": str(plan.test)} if plan.test else {}),
         "training": training,
     }
 

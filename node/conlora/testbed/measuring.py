@@ -1,4 +1,4 @@
-"""What a finished run shows: consensus error by round, accuracy on the common test rows, and each node's history."""
+"""What a finished run shows: consensus error by round, figures on the common test rows, and each node's history."""
 
 import json
 import sys
@@ -61,7 +61,7 @@ def _measure(recordings: Sequence[Recording], vectors: Sequence[Vector]) -> dict
 def evaluate(
     setups: Sequence[NodeSetup], directory: Path, test: Path, env: dict[str, str], interrupts: Interrupts
 ) -> dict[str, Any]:
-    """Accuracy on the common test rows: `{"before": of the seeded start, "after": {adapter's path: of that adapter}}`.
+    """Figures on the common test rows, as `conlora.training.evaluate` answers them, by the adapters' paths.
 
     setups: nodes of one rule, so that they share the start. directory: made for the evaluation's own files. The
     work is done in a process of its own, because it needs torch.
@@ -90,23 +90,23 @@ def evaluate(
     return result
 
 
-def describe_nodes(setups: Sequence[NodeSetup], accuracy: dict[str, Any], output: Path) -> list[dict[str, Any]]:
+def describe_nodes(setups: Sequence[NodeSetup], evaluation: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """Each node's part of the summary; paths are relative to `output`."""
-    return [_describe(setup, accuracy, output) for setup in setups]
+    return [_describe(setup, evaluation, output) for setup in setups]
 
 
-def _describe(setup: NodeSetup, accuracy: dict[str, Any], output: Path) -> dict[str, Any]:
+def _describe(setup: NodeSetup, evaluation: dict[str, Any], output: Path) -> dict[str, Any]:
     with History(setup.state / "history.db") as history:
         rounds, evaluations = history.rows("rounds"), history.rows("evaluations")
     return {
         "name": setup.name,
         "rounds": rounds[-1]["round"] if rounds else 0,
         "rows": setup.rows,
-        "label_counts": setup.label_counts,
-        "accuracy_before": accuracy["before"],
-        "accuracy_after": accuracy["after"][str(setup.adapter)],
+        "class_counts": setup.class_counts,
+        "before": evaluation["before"],
+        "after": evaluation["after"][str(setup.adapter)],
         "adapter": str(setup.adapter.relative_to(output)),
         "peers": setup.peers,
         "history": [{key: row[key] for key in ("round", "loss", "seconds")} for row in rounds],
-        "evaluations": [{key: row[key] for key in ("round", "accuracy", "loss")} for row in evaluations],
+        "evaluations": [{"round": row["round"], **json.loads(row["figures"])} for row in evaluations],
     }

@@ -1,4 +1,4 @@
-"""The figures of a testbed's summary: accuracy, consensus error by round, training, topology."""
+"""The figures of a testbed's summary: the task's metric, consensus error by round, training, topology."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from conlora.core.topology import graph_of, metropolis_matrix
+from conlora.testbed.metric import metric_of
 from conlora.testbed.plot_style import LABELS, OTHER_LABELS, Style, Summary, plain
 
 Values = NDArray[np.float64]
@@ -33,24 +34,25 @@ CONSENSUS_PANELS = (  # title, measures, whether a logarithmic axis may help
 
 
 def groups(summary: Summary, run: Summary) -> dict[str, list[float]]:
-    """Accuracy of every node on the common test set, by how it was trained, as far as that was run."""
+    """The task's metric of every node on the common test set, by how it was trained, as far as that was run."""
+    metric = metric_of(summary)
     found = {"alone": summary["baselines"]["alone"], "federated": [run], "pooled": summary["baselines"]["pooled"]}
     return {
-        name: [node["accuracy_after"] for node in candidate["nodes"]]
+        name: [metric.of(node) for node in candidate["nodes"]]
         for name, candidates in found.items()
         for candidate in candidates
         if candidate["rule"] == run["rule"]
     }
 
 
-def accuracy(summary: Summary, style: Style) -> Figure:
-    """Every node's accuracy on the common test set: before training, alone, federated, pooled; a panel per rule."""
-    runs = summary["runs"]
+def evaluation(summary: Summary, style: Style) -> Figure:
+    """Every node's metric on the common test set: before training, alone, federated, pooled; a panel per rule."""
+    metric, runs = metric_of(summary), summary["runs"]
     colours = style.rule_colours(run["rule"] for run in runs)
     figure = Figure(figsize=(1.2 + 4.8 * len(runs), 4.4), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for axes, run in zip(panels, runs, strict=True):
-        before = run["nodes"][0]["accuracy_before"]  # the same start on all nodes
+        before = metric.before(run["nodes"][0])  # the same start on all nodes
         shown = {"before": [before], **groups(summary, run)}
         axes.plot([0, len(shown)], [before, before], color=style.ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
         for x, values in enumerate(shown.values()):
@@ -59,7 +61,7 @@ def accuracy(summary: Summary, style: Style) -> Figure:
             mean = _mean(values)
             axes.plot([x - 0.2, x + 0.2], [mean, mean], color=style.ink, linewidth=3, solid_capstyle="butt")
             side, away = ("left", 0.24) if x > 1 else ("right", -0.24)  # clear of the lines from alone to federated
-            axes.text(x + away, mean, f"{mean:.3f}", ha=side, va="center", fontweight="bold")
+            axes.text(x + away, mean, metric.text(mean), ha=side, va="center", fontweight="bold")
         if "alone" in shown:  # the same nodes in the same order: a line shows what the federation gave to each
             places = 1 + _spread(shown["alone"]), 2 + _spread(shown["federated"])
             ends = [shown["alone"], shown["federated"]]
@@ -68,7 +70,10 @@ def accuracy(summary: Summary, style: Style) -> Figure:
         axes.set_xticks(range(len(shown)), list(shown))
         axes.set_xlim(-0.8, len(shown) - 0.25)
         axes.grid(visible=False, axis="x")
-    panels[0].set_ylabel(f"accuracy on {summary['test_rows']} common test rows")
+    if metric.name == "perplexity":  # of which ratios count
+        _logarithmic(panels[0])
+    better = ", lower is better" if metric.lower_is_better else ""
+    panels[0].set_ylabel(f"{plain(metric.name)} on {summary['test_rows']} common test rows{better}")
     return figure
 
 
@@ -112,30 +117,34 @@ def _scale(axes: Axes, log: bool) -> None:
     values = values[np.isfinite(values)]
     top, bottom = np.max(values, initial=0.0), np.min(values, initial=math.inf)
     if log and top * LOG_FLOOR < bottom < top / LOG_FROM:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _logarithmic(axes)
         axes.set_ylim(0.7 * bottom, 1.4 * top)
     else:
         axes.set_ylim(0, 1.08 * top or 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def training(summary: Summary, style: Style) -> Figure:
-    """Training loss and held-out accuracy by round, node by node, with their mean; a column per rule."""
-    runs = summary["runs"]
+    """Training loss and held-out metric by round, node by node, with their mean; a column per rule."""
+    name, runs = metric_of(summary).name, summary["runs"]
     colours = style.rule_colours(run["rule"] for run in runs)
     figure = Figure(figsize=(1.6 + 4.6 * len(runs), 6.4), layout="constrained")
     panels = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
-    for (losses, accuracies), run in zip(panels.T, runs, strict=True):
+    for (losses, evaluations), run in zip(panels.T, runs, strict=True):
         _curves(losses, [_points(node["history"], "loss") for node in run["nodes"]], style)
-        _curves(accuracies, [_points(node["evaluations"], "accuracy") for node in run["nodes"]], style)
+        _curves(evaluations, [_points(node["evaluations"], name) for node in run["nodes"]], style)
         losses.set_title(plain(run["rule"]), color=colours[run["rule"]], fontweight="bold")
-        accuracies.set_xlabel("round")
+        evaluations.set_xlabel("round")
     panels[0, 0].set_ylim(bottom=0)  # of the whole row, when all of its curves are there
     panels[0, 0].set_ylabel("training loss")
-    panels[1, 0].set_ylabel("accuracy on own held-out rows")
+    panels[1, 0].set_ylabel(f"{plain(name)} on own held-out rows")
     handles = [Line2D([], [], color=style.ink, linewidth=2.8, label="mean")]
     nodes = runs[0]["nodes"]
     if len(nodes) <= LEGEND_NODES:
@@ -146,7 +155,7 @@ def training(summary: Summary, style: Style) -> Figure:
 
 
 def _points(entries: list[Summary], key: str) -> dict[int, float | None]:
-    return {entry["round"]: entry[key] for entry in entries}
+    return {entry["round"]: entry.get(key) for entry in entries}
 
 
 def _curves(axes: Axes, curves: list[dict[int, float | None]], style: Style) -> None:
@@ -166,24 +175,25 @@ def _line(points: Iterable[int]) -> str:
 
 
 def topology(summary: Summary, style: Style) -> Figure:
-    """Who mixes with whom, each node's classes as a pie, and its accuracy under each rule."""
-    runs = summary["runs"]
+    """Who mixes with whom, each node's classes as a pie, and its metric under each rule."""
+    metric, runs = metric_of(summary), summary["runs"]
     nodes = runs[0]["nodes"]
     colours = style.rule_colours(run["rule"] for run in runs)
     graph = graph_of([(i, j) for i, j in runs[0]["edges"]], len(nodes))
     places, radius = _layout(graph), min(0.19, 1.4 / len(nodes))
-    labels = _label_colours([label for node in nodes for label in node["label_counts"]])
+    labels = _label_colours([label for node in nodes for label in node["class_counts"]])
     figure = Figure(figsize=(8.4, 6.4), layout="constrained")
     axes = figure.subplots()
     _edges(axes, graph, places, style)
     for i, node in enumerate(nodes):
-        _pie(axes, places[i], radius, node["label_counts"], labels, style)
+        _pie(axes, places[i], radius, node["class_counts"], labels, style)
         lines = [(plain(node["name"]), style.ink)]
         for run in runs if len(nodes) <= LEGEND_NODES else []:
-            lines.append((f"{plain(run['rule'])} {run['nodes'][i]['accuracy_after']:.3f}", colours[run["rule"]]))
+            lines.append((f"{plain(run['rule'])} {metric.text(metric.of(run['nodes'][i]))}", colours[run["rule"]]))
         _write_beside(axes, places[i], radius, lines)
     handles = [Patch(facecolor=colour, label=plain(label)) for label, colour in labels.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
     axes.set_aspect("equal")
     axes.set_xlim(-2.0, 2.0)
     axes.set_ylim(-1.6, 1.6)
@@ -224,7 +234,7 @@ def _label_colours(labels: Sequence[str]) -> dict[str, str]:
 def _pie(
     axes: Axes, place: Values, radius: float, counts: dict[str, int], labels: dict[str, str], style: Style
 ) -> None:
-    centre, angle, rows = (float(place[0]), float(place[1])), 90.0, sum(counts.values())
+    centre, angle, rows = (float(place[0]), float(place[1])), 90.0, sum(counts.values()) or 1
     axes.add_patch(Wedge(centre, radius, 0, 360, facecolor=OTHER_LABELS, zorder=2))
     for label, colour in labels.items():
         turn = 360 * counts.get(label, 0) / rows

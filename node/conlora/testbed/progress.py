@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conlora.net.status import NodeStatus
+from conlora.testbed.metric import Metric, usual
 
 LINE_SECONDS = 15.0
 
@@ -70,17 +71,19 @@ class Progress:
 
 
 def _table(statuses: Mapping[str, NodeStatus | None]) -> Table:
+    """A line for each node, with the metric of its newest evaluation."""
+    metric = usual(figure for status in statuses.values() if status for figure in status.evaluation)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("node", "state"):
         table.add_column(heading)
-    for heading in ("round", "loss", "accuracy", "neighbours", "consensus error"):
+    for heading in ("round", "loss", metric.name, "neighbours", "consensus error"):
         table.add_column(heading, justify="right")
     for name, status in statuses.items():
-        table.add_row(*_cells(name, status))
+        table.add_row(*_cells(name, status, metric))
     return table
 
 
-def _cells(name: str, status: NodeStatus | None) -> list[str]:
+def _cells(name: str, status: NodeStatus | None, metric: Metric) -> list[str]:
     if status is None:
         return [name, "starting"]
     return [
@@ -88,7 +91,7 @@ def _cells(name: str, status: NodeStatus | None) -> list[str]:
         status.state,
         f"{status.round}/{status.rounds}",
         f"{status.loss:.3f}" if status.loss is not None else "-",
-        f"{status.accuracy:.3f}" if status.accuracy is not None else "-",
+        metric.text(status.evaluation[metric.name]) if metric.name in status.evaluation else "-",
         f"{links_up(status)}/{len(status.peers)}",
         f"{status.consensus:.4f}" if status.consensus is not None else "-",
     ]

@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 
 from conlora.errors import StateError
 from conlora.testbed import findings, plots
+from conlora.testbed.metric import metric_of
 from conlora.testbed.plot_style import DARK, DPI, LIGHT, Style, Summary, draw
 
 REPORT_FILE = "report.html"
 TEMPLATE = "report.html.j2"
 CSS_PIXELS = 96  # per inch
 FIGURES: dict[str, Callable[[Summary, Style], Figure]] = {
-    "accuracy": plots.accuracy,
+    "evaluation": plots.evaluation,
     "consensus": plots.consensus,
     "training": plots.training,
     "topology": plots.topology,
@@ -64,15 +65,19 @@ def _data_uri(png: bytes) -> str:
 
 
 def _page(summary: Summary, images: dict[str, Image]) -> str:
+    metric = metric_of(summary)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["figure"] = findings.figure
+    environment.filters["after"] = lambda node: metric.text(metric.of(node))
+    environment.filters["score"] = metric.text
     environment.filters["href"] = lambda path: quote(f"{path}/")
     template = environment.from_string(resources.files("conlora.testbed").joinpath(TEMPLATE).read_text("utf-8"))
     rules = [run["rule"] for run in summary["runs"]]
     return template.render(
         summary=summary,
+        metric=metric,
         images=images,
         what=findings.what_was_run(summary),
         findings=findings.findings(summary),
@@ -88,6 +93,7 @@ def _page(summary: Summary, images: dict[str, Image]) -> str:
 
 def _result(summary: Summary, run: Summary) -> dict[str, Any]:
     """One rule's line in the tables, and its nodes."""
+    metric = metric_of(summary)
     alone = {
         node["name"]: node
         for baseline in summary["baselines"]["alone"]
@@ -97,9 +103,9 @@ def _result(summary: Summary, run: Summary) -> dict[str, Any]:
     return {
         "rule": run["rule"],
         "learning_rate": findings.learning_rate(summary, run["rule"]),
-        "before": run["nodes"][0]["accuracy_before"],
+        "before": metric.before(run["nodes"][0]),
         "groups": {
-            name: {"mean": findings.mean(values), "lowest": min(values), "nodes": len(values)}
+            name: {"mean": findings.mean(values), "worst": metric.worst(values), "nodes": len(values)}
             for name, values in plots.groups(summary, run).items()
         },
         "seconds": run["seconds"],

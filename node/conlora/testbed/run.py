@@ -12,7 +12,7 @@ from rich.console import Console
 
 from conlora.core.topology import named_graph
 from conlora.errors import ConfigError, StateError
-from conlora.testbed.data import Deal, deal, write_rows
+from conlora.testbed.data import Deal, deal
 from conlora.testbed.federation import run_federation
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
 from conlora.testbed.measuring import describe_nodes, evaluate, measure_run
@@ -32,10 +32,15 @@ def run_testbed(spec: TestbedSpec, output: Path, overwrite: bool, keep: list[Pat
 
     Raises ConLoRAError subclasses, and KeyboardInterrupt on SIGINT, SIGTERM or SIGHUP; no process is left either way.
     """
-    dealt = deal(spec)
-    prepare_output(output, overwrite, keep)
-    test = output / "test.csv"
-    write_rows(test, dealt.test, spec.task)
+    with tempfile.TemporaryDirectory(prefix="conlora-") as cache:
+        dealt = deal(spec, Path(cache))
+        prepare_output(output, overwrite, keep)
+        _run_all(spec, dealt, output, console)
+
+
+def _run_all(spec: TestbedSpec, dealt: Deal, output: Path, console: Console) -> None:
+    test = output / "test.parquet"
+    dealt.test.write(test)
     (output / SPEC_FILE).write_text(
         SPEC_HEADING + yaml.safe_dump(spec.to_json(), sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
@@ -58,11 +63,12 @@ def run_testbed(spec: TestbedSpec, output: Path, overwrite: bool, keep: list[Pat
             finished = [_run(spec, plan, env, progress, interrupts) for plan in plans[rule]]
             progress.show("evaluating on the common test rows")
             setups = [setup for run in finished for setup in run.setups]
-            accuracy = evaluate(setups, output / f"evaluation-{rule}", test, env, interrupts)
+            evaluation = evaluate(setups, output / f"evaluation-{rule}", test, env, interrupts)
+            summary["metric"] = evaluation["metric"]
             for run in finished:
                 kind = run.plan.kind
                 destination = summary["runs"] if kind == "federated" else summary["baselines"][kind]
-                destination.append(_result(spec, run, accuracy, output, interrupts))
+                destination.append(_result(spec, run, evaluation, output, interrupts))
             write_summary(summary, output)  # after each rule: a later failure does not take this one's results away
         progress.show("writing the report")
         write_report(json_ready(summary), output)
@@ -74,7 +80,6 @@ def run_testbed(spec: TestbedSpec, output: Path, overwrite: bool, keep: list[Pat
 def _plans(spec: TestbedSpec, rule: str, dealt: Deal, output: Path) -> list[RunPlan]:
     """The federation's run of one rule, and the baselines that were asked for."""
     shares = dict(zip(spec.names, dealt.shares, strict=True))
-    everything = [row for share in dealt.shares for row in share]
     topology = spec.topology or f"{spec.graph.number_of_edges()} edges"
     plans = [RunPlan("federated", f"{rule}, {topology}", rule, output / rule, shares, spec.graph)]
     if "alone" in spec.baselines:
@@ -82,7 +87,7 @@ def _plans(spec: TestbedSpec, rule: str, dealt: Deal, output: Path) -> list[RunP
         plans.append(RunPlan("alone", f"{rule}, each node alone", rule, output / "alone" / rule, shares, isolated))
     if "pooled" in spec.baselines:
         single = named_graph("isolated", 1)
-        pool = {"pooled": everything}
+        pool = {"pooled": dealt.pool}
         plans.append(RunPlan("pooled", f"{rule}, all rows pooled", rule, output / "pooled" / rule, pool, single))
     return plans
 
@@ -109,10 +114,10 @@ def _run(
 
 
 def _result(
-    spec: TestbedSpec, run: FinishedRun, accuracy: dict[str, Any], output: Path, interrupts: Interrupts
+    spec: TestbedSpec, run: FinishedRun, evaluation: dict[str, Any], output: Path, interrupts: Interrupts
 ) -> dict[str, Any]:
     """A run's part of the summary."""
-    nodes = describe_nodes(run.setups, accuracy, output)
+    nodes = describe_nodes(run.setups, evaluation, output)
     result = {"rule": run.plan.rule, "seconds": run.seconds, "nodes": nodes}
     if run.plan.kind != "federated":
         return result

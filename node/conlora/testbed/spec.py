@@ -7,15 +7,16 @@ import networkx as nx
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from conlora.config import (
-    DATA_FORMATS,
     FilePath,
     LoraSection,
     ModelSection,
     Section,
-    TextClassificationSection,
+    TaskSection,
     TrainingSection,
     load_section,
+    readable,
 )
+from conlora.config.tasks import GuestSection
 from conlora.core.gossip import Mode
 from conlora.core.rules import RULES
 from conlora.core.topology import graph_of, named_graph
@@ -49,19 +50,30 @@ class TestbedData(Section):
 
     __test__ = False  # pytest: not a test class
 
-    path: FilePath = Field(description="CSV, JSONL, JSON or Parquet file with the task's text and label columns")
+    path: FilePath | None = Field(None, description="a file or folder as a node's `data.path`, with the task's columns")
+    hub: str | None = Field(None, description="a hub data set, instead of path")
+    split: str = Field("train", description="split of the hub data set")
     partition: Partition = "iid"
+    partition_by: str | None = Field(
+        None,
+        min_length=1,
+        description="the column whose values the partition takes for classes; default: the task's labels",
+    )
     rows_per_node: int | None = Field(None, ge=2, description="default: as many as the data allows")
     test_rows: int = Field(500, ge=1, description="held out before partitioning; every adapter is evaluated on them")
 
-    @field_validator("path")
-    @classmethod
-    def _readable(cls, path: Path) -> Path:
-        if not path.is_file():
-            raise ValueError(f"{path} is no file; correct the path or put the data there")
-        if path.suffix not in DATA_FORMATS:
-            raise ValueError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(DATA_FORMATS)}")
-        return path
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give one of path and hub")
+        if self.path is not None:
+            readable(self.path)
+        return self
+
+    @property
+    def source(self) -> str:
+        """What messages call it."""
+        return str(self.path or self.hub)
 
 
 class Override(Section):
@@ -91,7 +103,7 @@ class TestbedSpec(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="of the adapter's start, the partition and random topologies")
     model: ModelSection
     lora: LoraSection = LoraSection()
-    task: TextClassificationSection
+    task: TaskSection
     training: TrainingSection = TrainingSection()
     data: TestbedData
     overrides: dict[str, Override] = Field({}, description="by node name, merged over its configuration")
@@ -144,6 +156,23 @@ class TestbedSpec(Section):
         if (self.topology is None) == (self.edges is None):
             raise ValueError("give exactly one of topology (such as ring) and edges (such as [[1, 2], [2, 3]])")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_dealt(self) -> Self:
+        if isinstance(self.task, GuestSection):
+            raise ValueError("task.type: a testbed trains by itself and has no place for guests; choose another task")
+        if self.data.partition != "iid" and self.class_column is None:
+            raise ValueError(
+                f"data.partition: rows of the task {self.task.type} have no labels to be dealt out by; name a column in "
+                "data.partition_by, or write iid"
+            )
+        return self
+
+    @property
+    def class_column(self) -> str | None:
+        """The column whose values are the classes that shares are dealt out by."""
+        label: str | None = getattr(self.task, "label_column", None)
+        return self.data.partition_by or label
 
     @property
     def graph(self) -> "nx.Graph[int]":

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from conlora.core.consensus import ROUNDING
+from conlora.testbed.metric import Metric, metric_of
 
 Result = dict[str, Any]
 
@@ -63,9 +64,9 @@ class Group:
         return self.of(lambda result: late(result, figure, moment))
 
     @property
-    def accuracy(self) -> Interval:
-        """Mean over nodes, on the common test rows."""
-        return self.of(accuracy)
+    def score(self) -> Interval:
+        """The task's metric on the common test rows, mean over nodes."""
+        return self.of(score)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Study:
 
     name: str
     results: list[Result]
+
+    @property
+    def metric(self) -> Metric:
+        """What the task is judged by."""
+        return metric_of(self.results[0])
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -140,9 +146,9 @@ def late(result: Result, figure: str, moment: str = "after") -> float:
     return math.fsum(entry[moment][figure] for entry in last) / len(last)
 
 
-def accuracy(result: Result) -> float:
-    """Mean over nodes."""
-    values = [value for value in result["accuracy"] if value is not None]
+def score(result: Result) -> float:
+    """The task's metric, mean over nodes."""
+    values = [value for value in result["after"] if value is not None]
     return math.fsum(values) / len(values) if values else math.nan
 
 

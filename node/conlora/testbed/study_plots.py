@@ -1,4 +1,4 @@
-"""The figures of a study, each as PNG and as SVG: consensus error against topology and round, accuracy, other axes."""
+"""The figures of a study, each as PNG and as SVG: consensus error against topology and round, the task's metric, other axes."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from conlora.testbed.metric import Metric
 from conlora.testbed.plot_style import LIGHT, plain
-from conlora.testbed.study import REFERENCE, SETTING, Group, Interval, Study, accuracy, late
+from conlora.testbed.study import REFERENCE, SETTING, Group, Interval, Study, late, score
 
 DPI = 200
 BASE = "T1"  # what other topologies are compared with: the ring
@@ -36,7 +37,7 @@ def write_figures(study: Study, directory: Path) -> list[Path]:
         if len(part.values("topology")) > 1:
             written += _save(partial(against_topology, part), directory / f"consensus-by-topology-{suffix}")
         written += _save(partial(against_round, part), directory / f"consensus-by-round-{suffix}")
-    written += _save(partial(accuracies, study), directory / "accuracy")
+    written += _save(partial(scores, study), directory / "evaluation")
     for axis in SETTING:
         if len(study.values(axis)) > 1:
             written += _save(partial(against_axis, study, axis), directory / f"consensus-by-{axis}")
@@ -177,25 +178,33 @@ def _readable_top(study: Study) -> float:
     return 1.1 * float(np.quantile(values, 0.9)) if values else 1.0
 
 
-def accuracies(study: Study) -> Figure:
-    """Heat maps of the accuracy on the common test rows, mean over nodes and seeds: rules by topologies."""
+def scores(study: Study) -> Figure:
+    """Heat maps of the task's metric on the common test rows, mean over nodes and seeds: rules by topologies."""
     settings = study.settings
     rules, topologies = study.values("rule"), study.values("topology")
     figure = Figure(
         figsize=(2.2 + 1.15 * len(topologies), 1.0 + (0.9 + 0.62 * len(rules)) * len(settings)), layout="constrained"
     )
     panels = figure.subplots(len(settings), 1, squeeze=False)[:, 0]
-    everything = [accuracy(result) for result in study.results]
+    everything = [score(result) for result in study.results]
     low, high = min(everything), max(everything)
     image = None
     for axes, setting in zip(panels, settings, strict=True):
-        found = {(g.axes["rule"], g.axes["topology"]): g.accuracy for g in study.within(setting).groups}
+        found = {(g.axes["rule"], g.axes["topology"]): g.score for g in study.within(setting).groups}
         values = np.array([[found[r, t].mean if (r, t) in found else np.nan for t in topologies] for r in rules])
         image = axes.imshow(values, cmap="cividis", vmin=low, vmax=max(high, low + 1e-3), aspect="auto")
         for (y, x), value in np.ndenumerate(values):
             if not np.isnan(value):
                 ink = "black" if value > (low + high) / 2 else "white"
-                axes.text(x, y, _brief(found[rules[y], topologies[x]]), ha="center", va="center", color=ink, fontsize=9)
+                axes.text(
+                    x,
+                    y,
+                    _brief(study.metric, found[rules[y], topologies[x]]),
+                    ha="center",
+                    va="center",
+                    color=ink,
+                    fontsize=9,
+                )
         axes.set_xticks(range(len(topologies)), topologies)
         axes.set_yticks(range(len(rules)), [plain(rule) for rule in rules])
         axes.grid(visible=False)
@@ -203,16 +212,16 @@ def accuracies(study: Study) -> Figure:
             ", ".join(LONG.get(axis, "{}").format(value) for axis, value in setting.items() if value is not None)
         )
     if image is not None:
-        figure.colorbar(image, ax=list(panels), label="accuracy on common test rows")
+        figure.colorbar(image, ax=list(panels), label=f"{study.metric.name} on common test rows")
     return figure
 
 
-def _brief(interval: Interval) -> str:
-    return f"{interval.mean:.3f}" + ("" if np.isnan(interval.half) else f"\n± {interval.half:.3f}")
+def _brief(metric: Metric, interval: Interval) -> str:
+    return metric.text(interval.mean) + ("" if np.isnan(interval.half) else f"\n± {metric.text(interval.half)}")
 
 
 def against_axis(study: Study, axis: str) -> Figure:
-    """D, relative spread and accuracy by partition, rank or mode, over the seeds and topologies that all values share."""
+    """D, relative spread and the metric by partition, rank or mode, over the seeds and topologies that all values share."""
     values, rules = study.values(axis), study.values("rule")
     colours = LIGHT.rule_colours(rules)
     rest = [a for a in ("topology", *SETTING, "seed") if a != axis]
@@ -222,7 +231,7 @@ def against_axis(study: Study, axis: str) -> Figure:
     figures: tuple[tuple[str, Callable[[Any], float]], ...] = (
         (r"$D$ at the end", lambda r: late(r, "D")),
         (r"$V\,/\,\|\bar B\bar A\|$ at the end", lambda r: late(r, "relative")),
-        ("accuracy", accuracy),
+        (study.metric.name, score),
     )
     width = 0.8 / len(rules)
     for axes, (title, figure_of) in zip(panels, figures, strict=True):
@@ -239,7 +248,8 @@ def against_axis(study: Study, axis: str) -> Figure:
         axes.set_xticks(range(len(values)), [plain(str(v)) for v in values])
         axes.set_xlabel(LABEL_OF[axis])
         axes.grid(visible=False, axis="x")
-    panels[2].set_ylim(0, 1)
+    if study.metric.is_share:
+        panels[2].set_ylim(0, 1)
     handles = [Patch(color=colours[rule], label=plain(rule)) for rule in rules]
     topologies = ", ".join(dict.fromkeys(str(key[0]) for key in sorted(common, key=str)))
     figure.legend(

@@ -5,24 +5,29 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 
 from conlora.core.consensus import FIGURES
+from conlora.testbed.metric import Metric, number
 from conlora.testbed.study import GROUP, Group, Interval, Study, findings
 
-COLUMNS: tuple[tuple[str, Callable[[Group], Interval]], ...] = (
-    *((name, lambda group, name=name: group.late(name)) for name in FIGURES),
-    ("D before the mix", lambda group: group.late("D", "before")),
-    ("accuracy", lambda group: group.accuracy),
-    ("lowest node", lambda group: group.of(lambda r: min(r["accuracy"]))),
-)
+Column = tuple[str, Callable[[Group], Interval]]
+
+
+def _columns(metric: Metric) -> list[Column]:
+    return [
+        *((name, lambda group, name=name: group.late(name)) for name in FIGURES),
+        ("D before the mix", lambda group: group.late("D", "before")),
+        (metric.name, lambda group: group.score),
+        ("worst node", lambda group: group.of(lambda result: metric.worst([number(x) for x in result["after"]]))),
+    ]
 
 
 def as_csv(study: Study) -> str:
     """One line per group; each figure with its mean and its half-width."""
-    out = io.StringIO()
+    columns, out = _columns(study.metric), io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*GROUP, "seeds", "rho", "s", *(f"{name}{end}" for name, _ in COLUMNS for end in ("", " ±"))])
+    writer.writerow([*GROUP, "seeds", "rho", "s", *(f"{name}{end}" for name, _ in columns for end in ("", " ±"))])
     for group in study.groups:
         first = group.results[0]
-        figures = [f"{x:.6g}" for _, value in COLUMNS for x in (value(group).mean, value(group).half)]
+        figures = [f"{x:.6g}" for _, value in columns for x in (value(group).mean, value(group).half)]
         writer.writerow(
             [*group.axes.values(), len(group.results), _number(first["rho"]), _number(first["s"]), *figures]
         )
@@ -34,15 +39,18 @@ def as_markdown(study: Study) -> str:
     lines = [f"# {study.name}", "", *(f"- {finding}" for finding in findings(study)), ""]
     lines += ["Mean ± half of the 95 % confidence interval over seeds.", ""]
     lines += ["Consensus error is that after the mix, over the last quarter of the rounds.", ""]
-    lines += _markdown([*GROUP, "s", *(name for name, _ in COLUMNS)], map(_cells, study.groups))
+    columns = _columns(study.metric)
+    lines += _markdown(
+        [*GROUP, "s", *(name for name, _ in columns)], (_cells(group, columns) for group in study.groups)
+    )
     return "\n".join(lines) + "\n"
 
 
-def _cells(group: Group) -> list[str]:
+def _cells(group: Group, columns: list[Column]) -> list[str]:
     return [
         *map(_axis, group.axes.values()),
         _number(group.results[0]["s"]),
-        *(str(value(group)) for _, value in COLUMNS),
+        *(str(value(group)) for _, value in columns),
     ]
 
 

@@ -4,12 +4,15 @@ import json
 import math
 import os
 import platform
+import statistics
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
+
+from conlora.testbed.metric import metric_of
 
 SUMMARY_FILE = "summary.json"
 
@@ -50,21 +53,22 @@ def json_ready(value: Any) -> Any:
 
 
 def result_tables(summary: dict[str, Any]) -> list[Table]:
-    """Accuracy on the common test rows, and final consensus error; one line per rule in each."""
-    return [_accuracy_table(summary), _consensus_table(summary)]
+    """The task's metric on the common test rows, and final consensus error; one line per rule in each."""
+    return [_metric_table(summary), _consensus_table(summary)]
 
 
-def _accuracy_table(summary: dict[str, Any]) -> Table:
-    title = f"{summary['name']}: mean accuracy on {summary['test_rows']} common test rows"
-    table = _table(title, "rule", "before", "alone", "federated", "lowest node", "pooled")
+def _metric_table(summary: dict[str, Any]) -> Table:
+    metric = metric_of(summary)
+    title = f"{summary['name']}: mean {metric.name} on {summary['test_rows']} common test rows"
+    table = _table(title, "rule", "before", "alone", "federated", "worst node", "pooled")
     for run in summary["runs"]:
-        after = [node["accuracy_after"] for node in run["nodes"]]
+        after = [metric.of(node) for node in run["nodes"]]
         table.add_row(
             run["rule"],
-            f"{run['nodes'][0]['accuracy_before']:.3f}",
+            metric.text(metric.before(run["nodes"][0])),
             _baseline(summary, "alone", run["rule"]),
-            f"{sum(after) / len(after):.3f}",
-            f"{min(after):.3f}",
+            metric.text(statistics.fmean(after)),
+            metric.text(metric.worst(after)),
             _baseline(summary, "pooled", run["rule"]),
         )
     return table
@@ -95,6 +99,6 @@ def _table(title: str, first: str, *others: str) -> Table:
 def _baseline(summary: dict[str, Any], kind: str, rule: str) -> str:
     for baseline in summary["baselines"][kind]:
         if baseline["rule"] == rule:
-            after = [node["accuracy_after"] for node in baseline["nodes"]]
-            return f"{sum(after) / len(after):.3f}"
+            metric = metric_of(summary)
+            return metric.text(statistics.fmean(metric.of(node) for node in baseline["nodes"]))
     return "-"

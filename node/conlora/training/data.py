@@ -49,6 +49,11 @@ def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
     return Data(_encoded(rows, task, source), _encoded(held_out, task, str(section.evaluation_path or source)))
 
 
+def read_encoded(section: DataSection, task: Task, cache: Path) -> Any:
+    """All rows of a source, to evaluate on. Raises ConfigError."""
+    return _encoded(_read(section, section.path, section.split, task, cache), task, str(section.path or section.hub))
+
+
 def _held_out(section: DataSection, task: Task, cache: Path) -> Rows | None:
     if section.evaluation_path is None and section.evaluation_split is None:
         return None

@@ -1,18 +1,18 @@
 """Evaluates exported adapters on a common test set: `python -m conlora.training.evaluate REQUEST.json`.
 
-The request is JSON, {"config": a node's configuration, "test": a CSV file, "adapters": {key: PEFT directory},
-"threads": torch threads}. The answer on stdout is JSON, {"before": accuracy of the federation's start, "after": {key:
-accuracy}}. Adapters are loaded as any PEFT user would load them, so the figures also check what was exported.
+The request is JSON, {"config": a node's configuration, "test": a data file, "adapters": {key: PEFT directory},
+"threads": torch threads}. The answer on stdout is JSON, {"metric": the figure that the task is judged by, "before": figures
+of the federation's start, "after": {key: figures}}. Adapters are loaded as any PEFT user would load them, so the figures
+also check what was exported.
 """
 
-import csv
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
@@ -21,14 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from conlora.config import load_config
+from conlora.config import DataSection, load_config
 from conlora.errors import ConfigError, ConLoRAError
+from conlora.training.data import read_encoded
+from conlora.training.messages import evaluated
 from conlora.training.model import build_model
 from conlora.training.quiet import quiet_libraries
 from conlora.training.tasks import Task
-
-FIELD_BYTES = 2**31 - 1  # csv's own limit of 128 KiB is short for documents
-BATCH_ROWS = 64  # no gradients are kept, so this is small for any model that can be trained on the same machine
+from conlora.training.trainer import arguments
 
 
 class Request(BaseModel):
@@ -44,30 +44,29 @@ def evaluate(request: Request) -> dict[str, Any]:
     """The answer that the module describes. Raises ConfigError."""
     config = load_config(request.config)
     start = build_model(config)
-    rows = read_rows(request.test, start.task)
-    device = "cuda" if config.training.device == "auto" and torch.cuda.is_available() else "cpu"
-    before = accuracy(start.model.to(device), start.task, rows)
-    models = exported(start.task.base().model.to(device), request.adapters)
-    return {"before": before, "after": {key: accuracy(model, start.task, rows) for key, model in models}}
+    task = start.task
+    with tempfile.TemporaryDirectory(prefix="conlora-") as scratch:
+        rows = read_encoded(DataSection(path=request.test), task, Path(scratch, "datasets"))
+        settings = arguments(config, Path(scratch, "staging"))
+        before = figures(start.model, task, rows, settings)
+        after = {
+            key: figures(model, task, rows, settings) for key, model in exported(task.base().model, request.adapters)
+        }
+    return {"metric": task.figures[0], "before": before, "after": after}
 
 
-def read_rows(path: Path, task: Task) -> list[dict[str, Any]]:
-    """The test rows, encoded and sorted by length, so that batches need little padding. Raises ConfigError."""
-    csv.field_size_limit(FIELD_BYTES)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: can't be read ({error}); it has to be a readable UTF-8 CSV file") from error
-    if not rows:
-        raise ConfigError(f"{path}: has no rows; give a test set with at least one")
-    for column in task.columns():
-        if any(row.get(column) is None for row in rows):
-            raise ConfigError(f"{path}: column {column!r} is missing, in some rows at least; correct the file")
-    try:
-        return sorted((task.encode(row) for row in rows), key=lambda row: len(row["input_ids"]))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+def figures(model: nn.Module, task: Task, rows: Any, settings: transformers.TrainingArguments) -> dict[str, float]:
+    """What the task tells of a model on encoded rows, as a node evaluates itself while it trains."""
+    trainer = transformers.Trainer(
+        model=model,
+        args=settings,
+        data_collator=task.collator(),
+        compute_metrics=task.metrics,
+        preprocess_logits_for_metrics=task.reduce,
+        compute_loss_func=task.loss,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)  # the answer has stdout for itself
+    return evaluated(0, trainer.evaluate(rows), task.figures).figures
 
 
 def exported(base: nn.Module, adapters: dict[str, Path]) -> Iterator[tuple[str, nn.Module]]:
@@ -105,31 +104,14 @@ def _require_loaded(model: PeftModel, name: str, directory: Path) -> None:
             raise ValueError(f"tensor {key!r} has other values in the model than in the file")
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, task: Task, rows: list[dict[str, Any]]) -> float:
-    """Share of the encoded rows that the model gets right, from 0 to 1."""
-    model.eval()
-    device = next(model.parameters()).device
-    collate = task.collator()
-    told, labels = [], []
-    for start in range(0, len(rows), BATCH_ROWS):
-        batch = collate(rows[start : start + BATCH_ROWS]).to(device)
-        labels.append(batch.pop("labels"))
-        told.append(task.reduce(model(**batch).logits, labels[-1]).cpu().numpy())
-    prediction = transformers.EvalPrediction(
-        predictions=np.concatenate(told), label_ids=torch.cat(labels).cpu().numpy()
-    )
-    return task.metrics(prediction)["accuracy"]
-
-
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """The command; returns its exit status."""
-    if len(arguments) != 1:
+    if len(argv) != 1:
         print("usage: python -m conlora.training.evaluate REQUEST.json", file=sys.stderr)
         return ConfigError.exit_code
     quiet_libraries()
     try:
-        request = _read_request(Path(arguments[0]))
+        request = _read_request(Path(argv[0]))
         torch.set_num_threads(request.threads)
         print(json.dumps(evaluate(request)))
     except ConLoRAError as error:

@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-LARGEST_EXPONENT = 700.0  # of e that float64 can hold
-
 
 class Setup(BaseModel):
     """To the trainer, first: the node's configuration and where to go on from."""
@@ -125,8 +123,6 @@ class Evaluated(BaseModel):
 def evaluated(round_: int, metrics: Mapping[str, Any], figures: Iterable[str]) -> Evaluated:
     """From what an evaluation of the Trainer found (`eval_loss` and others), those figures that there are."""
     found = {name: float(metrics[f"eval_{name}"]) for name in ("loss", *figures) if f"eval_{name}" in metrics}
-    if "perplexity" in figures and "loss" in found:
-        found["perplexity"] = math.exp(min(found["loss"], LARGEST_EXPONENT))
     return Evaluated(round=round_, figures={name: value for name, value in found.items() if math.isfinite(value)})
 
 

@@ -9,7 +9,8 @@ import datasets
 from conlora.config import DATA_FORMATS
 from conlora.errors import ConfigError
 
-Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
+Table: TypeAlias = datasets.Dataset
+Rows: TypeAlias = Table | datasets.IterableDataset
 
 
 def read_file(path: Path, texts: Iterable[str], images: Iterable[str], cache: Path, streaming: bool) -> Rows:

@@ -92,7 +92,7 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Are
         callbacks.insert(0, ThrottleCallback(channel, training.slowdown))
     trainer = transformers.Trainer(
         model=built.model,
-        args=_arguments(config, Path(setup.staging)),
+        args=arguments(config, Path(setup.staging)),
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         data_collator=built.task.collator(),
@@ -128,7 +128,8 @@ def local_seed(config: NodeConfig) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArguments:
+def arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArguments:
+    """The configuration in the words of transformers. staging: where the Trainer writes checkpoints."""
     training = config.training
     return transformers.TrainingArguments(
         output_dir=str(staging),

@@ -1,5 +1,6 @@
 """What a task is: all that depends on what a model learns, from its class to its metric."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ import torch
 from peft import TaskType
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
 
 from conlora.config import ModelSection, NodeConfig
+from conlora.config.tasks import AnyTaskSection
 from conlora.errors import ConfigError
 
 Row = dict[str, Any]
 IGNORED = -100  # a label that neither loss nor metrics count, in transformers
+LARGEST_EXPONENT = 700.0  # whose power is a finite float
 
 
 class Task(Protocol):
@@ -30,7 +34,7 @@ class Task(Protocol):
 
     @property
     def figures(self) -> Sequence[str]:
-        """What an evaluation tells beside the loss: names from `metrics`, and `perplexity`, which the loss gives."""
+        """What an evaluation tells beside the loss: names from `metrics`, the one that tasks are judged by first."""
         ...
 
     @property
@@ -68,7 +72,7 @@ class Task(Protocol):
         ...
 
     @property
-    def reduce(self) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def reduce(self) -> Callable[[Any, torch.Tensor], Any]:
         """From a batch's logits and labels what metrics need, so that an evaluation need not keep all logits."""
         ...
 
@@ -151,40 +155,62 @@ class Classes:
         }
 
 
-def largest(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """The number of the largest logit along the last axis. Some models return their logits first among other things."""
-    if isinstance(logits, tuple):
-        logits = logits[0]
-    found: torch.Tensor = logits.argmax(dim=-1)
-    return found
-
-
-def next_token_accuracy(prediction: EvalPrediction, shift: int) -> dict[str, float]:
-    """Share of the tokens that the model puts first, given those before.
-
-    shift: 1 where what is told at a token is the one after it, 0 where it is that token.
-    """
-    told, truth = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    told, truth = (told[:, :-shift], truth[:, shift:]) if shift else (told, truth)
-    counted = truth != IGNORED
-    return {"accuracy": float(np.mean(told[counted] == truth[counted]))} if counted.any() else {}
-
-
 class Common:
     """What most tasks have alike; a task of one's own may begin with it."""
 
     figures: Sequence[str] = ("accuracy",)
-    images: Sequence[str] = ()
     loss: Callable[..., torch.Tensor] | None = None
-    reduce = staticmethod(largest)
+    _task: AnyTaskSection
+
+    @property
+    def images(self) -> Sequence[str]:
+        """See `Task`."""
+        return self._task.images
+
+    def columns(self) -> list[str]:
+        """See `Task`."""
+        return self._task.columns
 
     def arrange(self, rows: list[Row]) -> list[Row]:
         """See `Task`."""
         return rows
 
+    def reduce(self, logits: Any, labels: torch.Tensor) -> Any:
+        """See `Task`. The number of the largest logit; some models return their logits first among other things."""
+        return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
+
     def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """The share of rows whose label is told right."""
         return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+
+
+class NextToken(Common):
+    """What tasks that tell tokens from those before them have alike."""
+
+    figures = ("perplexity", "accuracy")
+    shift = 1  # the logits at a token tell the one after it; 0: that token
+
+    def reduce(self, logits: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest token, and minus the log likelihood of the true one, both of shape (rows, tokens - shift)."""
+        if isinstance(logits, tuple):
+            logits = logits[0]
+        logits = logits[:, : logits.shape[1] - self.shift]
+        truth = labels[:, self.shift :].to(logits.device)
+        return logits.argmax(dim=-1), cross_entropy(logits.mT.float(), truth, ignore_index=IGNORED, reduction="none")
+
+    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Perplexity, and the share of tokens that the model puts first; all that are learnt weigh the same."""
+        predictions: Any = prediction.predictions
+        told, surprise = predictions
+        truth = np.asarray(prediction.label_ids)[:, self.shift :]
+        counted = truth != IGNORED
+        if not counted.any():
+            return {}
+        mean = float(np.mean(surprise[counted], dtype=np.float64))
+        return {
+            "perplexity": math.exp(min(mean, LARGEST_EXPONENT)),
+            "accuracy": float(np.mean(told[counted] == truth[counted])),
+        }
 
 
 class Textual(Common):

@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     DefaultDataCollator,
-    EvalPrediction,
 )
 
 from conlora.config import NodeConfig
@@ -25,11 +24,11 @@ from conlora.training.tasks.base import (
     Base,
     Classes,
     Common,
+    NextToken,
     Row,
     load_base,
     load_tokenizer,
     loading,
-    next_token_accuracy,
 )
 
 
@@ -37,12 +36,12 @@ class ImageClassification(Common):
     """One label of a fixed list for each image."""
 
     peft_type = None  # PEFT has no type for it; the fresh head is trained anyway
+    _task: ImageClassificationSection
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageClassificationSection)
         self._model, self._task = config.model, config.task
         self._classes = Classes(self._task.labels)
-        self.images = [self._task.image_column]
         with loading(self._model):
             self._processor = AutoImageProcessor.from_pretrained(self._model.base, revision=self._model.revision)
 
@@ -51,10 +50,6 @@ class ImageClassification(Common):
         return load_base(
             AutoModelForImageClassification, self._model, ignore_mismatched_sizes=True, **self._classes.head()
         )
-
-    def columns(self) -> list[str]:
-        """See `Task`."""
-        return [self._task.image_column, self._task.label_column]
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""
@@ -73,15 +68,15 @@ class ImageClassification(Common):
 class ImageTextMatching(Common):
     """Texts that fit images, by a dual encoder with the contrastive loss of its own (CLIP, SigLIP and the like).
 
-    Accuracy is the share of images whose own text the model puts first among those of the batch.
+    Accuracy is the share of images whose own text the model puts first among those of the batch, equal texts counting as one.
     """
 
     peft_type = None
+    _task: ImageTextMatchingSection
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextMatchingSection)
         self._model, self._task = config.model, config.task
-        self.images = [self._task.image_column]
         self._tokenizer = load_tokenizer(self._model)
         with loading(self._model):
             self._processor = AutoImageProcessor.from_pretrained(self._model.base, revision=self._model.revision)
@@ -94,10 +89,6 @@ class ImageTextMatching(Common):
                 f"model.base: {self._model.base} is no dual encoder of images and texts; choose one such as CLIP or SigLIP"
             )
         return base
-
-    def columns(self) -> list[str]:
-        """See `Task`."""
-        return [self._task.image_column, self._task.text_column]
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""
@@ -118,8 +109,16 @@ class ImageTextMatching(Common):
         pixels = torch.from_numpy(np.stack([np.asarray(row["pixel_values"]) for row in rows]))
         texts = [{key: value for key, value in row.items() if key != "pixel_values"} for row in rows]
         batch: Row = dict(self._tokenizer.pad(texts, return_tensors="pt"))
-        # The text that fits the i-th image is the i-th; the model makes its loss of that when it is asked to.
-        return batch | {"pixel_values": pixels, "labels": torch.arange(len(rows)), "return_loss": True}
+        # The text that fits the i-th image is the i-th; the model makes its loss of that when it is asked to. Labels are
+        # for the metric: of equal texts, which nobody can tell apart, they name the first.
+        first: dict[str, int] = {}
+        labels = [first.setdefault(str(row["input_ids"]), number) for number, row in enumerate(rows)]
+        return batch | {"pixel_values": pixels, "labels": torch.tensor(labels), "return_loss": True}
+
+    def reduce(self, logits: Any, labels: torch.Tensor) -> Any:
+        """See `Task`. The label of the text that the model puts first for each image of the batch."""
+        told = super().reduce(logits, labels)
+        return labels.to(told.device)[told]
 
     @staticmethod
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -128,16 +127,15 @@ class ImageTextMatching(Common):
         return loss
 
 
-class ImageTextToText(Common):
+class ImageTextToText(NextToken):
     """A text about an image, after a prompt; what follows the prompt is learnt."""
 
     peft_type = TaskType.CAUSAL_LM
-    figures = ("perplexity", "accuracy")
+    _task: ImageTextToTextSection
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextToTextSection)
         self._model, self._task = config.model, config.task
-        self.images = [self._task.image_column]
         with loading(self._model):
             self._processor = AutoProcessor.from_pretrained(self._model.base, revision=self._model.revision)
         if not getattr(self._processor, "chat_template", None):
@@ -151,10 +149,6 @@ class ImageTextToText(Common):
     def base(self) -> Base:
         """See `Task`."""
         return load_base(AutoModelForImageTextToText, self._model)
-
-    def columns(self) -> list[str]:
-        """See `Task`."""
-        return [*filter(None, [self._task.prompt_column]), *self.images, self._task.text_column]
 
     def encode(self, row: Row) -> Row:
         """See `Task`. Texts and image as they are: how they become tensors depends on the whole batch."""
@@ -192,10 +186,6 @@ class ImageTextToText(Common):
             places = batch["attention_mask"][i].nonzero()[-learnt:, 0]
             labels[i, places] = batch["input_ids"][i, places]
         return batch | {"labels": labels}
-
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Share of the learnt tokens that the model puts first."""
-        return next_token_accuracy(prediction, shift=1)
 
 
 def _pixels(processor: Any, image: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Language modelling: continuations, and texts for texts. Figures are loss and perplexity, which the loss gives."""
+"""Language modelling: continuations, and texts for texts."""
 
 import itertools
 from typing import Any
@@ -8,20 +8,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
-    EvalPrediction,
 )
 
 from conlora.config import NodeConfig
 from conlora.config.tasks import CausalLmSection, Seq2SeqSection
 from conlora.errors import ConfigError
-from conlora.training.tasks.base import IGNORED, Base, Row, Textual, load_base, load_tokenizer, next_token_accuracy
+from conlora.training.tasks.base import IGNORED, Base, NextToken, Row, Textual, load_base, load_tokenizer
 
 
-class CausalLm(Textual):
+class CausalLm(NextToken, Textual):
     """The next token: of plain texts, of what follows a prompt, or of what the assistant says."""
 
     peft_type = TaskType.CAUSAL_LM
-    figures = ("perplexity", "accuracy")
+    _task: CausalLmSection
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, CausalLmSection)
@@ -36,12 +35,6 @@ class CausalLm(Textual):
     def base(self) -> Base:
         """See `Task`."""
         return load_base(AutoModelForCausalLM, self._model)
-
-    def columns(self) -> list[str]:
-        """See `Task`."""
-        if self._task.messages_column:
-            return [self._task.messages_column]
-        return [*filter(None, [self._task.prompt_column]), self._task.text_column]
 
     def encode(self, row: Row) -> Row:
         """See `Task`. Labels are the tokens that are learnt, and IGNORED for the others."""
@@ -113,16 +106,13 @@ class CausalLm(Textual):
         """See `Task`."""
         return DataCollatorForSeq2Seq(self.tokenizer)  # pads labels too
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Share of the learnt tokens that the model puts first."""
-        return next_token_accuracy(prediction, shift=1)
 
-
-class Seq2Seq(Textual):
+class Seq2Seq(NextToken, Textual):
     """A text for each text."""
 
     peft_type = TaskType.SEQ_2_SEQ_LM
-    figures = ("perplexity", "accuracy")
+    shift = 0
+    _task: Seq2SeqSection
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, Seq2SeqSection)
@@ -132,10 +122,6 @@ class Seq2Seq(Textual):
     def base(self) -> Base:
         """See `Task`."""
         return load_base(AutoModelForSeq2SeqLM, self._model)
-
-    def columns(self) -> list[str]:
-        """See `Task`."""
-        return [self._task.source_column, self._task.target_column]
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""
@@ -147,7 +133,3 @@ class Seq2Seq(Textual):
     def collator(self) -> DataCollatorForSeq2Seq:
         """See `Task`."""
         return DataCollatorForSeq2Seq(self.tokenizer)
-
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Share of the target's tokens that the model puts first, given those before."""
-        return next_token_accuracy(prediction, shift=0)

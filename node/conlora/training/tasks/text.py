@@ -22,6 +22,7 @@ class TextClassification(Textual):
     """One label of a fixed list for each text."""
 
     peft_type = TaskType.SEQ_CLS
+    _task: TextClassificationSection
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, TextClassificationSection)
@@ -34,10 +35,6 @@ class TextClassification(Textual):
         # decoders classify by the last token that is no padding
         padding = {"pad_token_id": self.tokenizer.pad_token_id}
         return load_base(AutoModelForSequenceClassification, self._model, **padding, **self._classes.head())
-
-    def columns(self) -> list[str]:
-        """See `Task`."""
-        return [self._task.text_column, self._task.label_column]
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""
@@ -55,6 +52,7 @@ class TokenClassification(Textual):
 
     peft_type = TaskType.TOKEN_CLS
     figures = ("accuracy", "f1")
+    _task: TokenClassificationSection
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, TokenClassificationSection)
@@ -70,10 +68,6 @@ class TokenClassification(Textual):
     def base(self) -> Base:
         """See `Task`."""
         return load_base(AutoModelForTokenClassification, self._model, **self._classes.head())
-
-    def columns(self) -> list[str]:
-        """See `Task`."""
-        return [self._task.words_column, self._task.tags_column]
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""

