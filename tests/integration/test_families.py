@@ -105,6 +105,15 @@ def test_a_variant_goes_all_the_way(name: str, rule: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rule", ["lora", "freeze-a"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen-moe"])
+def test_experts_go_all_the_way(name: str, rule: str, tmp_path: Path) -> None:
+    go_all_the_way(name, rule, tmp_path, {"lora": EXPERTS})
+
+
+EXPERTS = {"target_modules": ["v_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
+
+
+@pytest.mark.parametrize("rule", ["lora", "freeze-a"])
 def test_a_head_on_a_base_in_bf16_is_mixed_in_fp32(rule: str, tmp_path: Path) -> None:
     go_all_the_way("bert", rule, tmp_path, {"model": {"dtype": "bfloat16"}})
 

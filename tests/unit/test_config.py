@@ -88,6 +88,11 @@ MISTAKES = {
         "lora.init",
         "nodes would no longer share one base; use kaiming or orthonormal",
     ),
+    "dropout of experts": (
+        {"lora.target_parameters": ["mlp.experts.down_proj"], "lora.dropout": 0.1},
+        "lora",
+        "dropout: PEFT has none for target_parameters; leave out one of the two",
+    ),
     "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'"),
     "address without port": ({"advertise": "mercy.example"}, "advertise", "write host:port, such as 0.0.0.0:7443"),
     "address with a scheme": ({"listen": "https://a:1"}, "listen", "write host:port, such as 0.0.0.0:7443"),

@@ -47,7 +47,10 @@ class LoraSection(Section):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input; may differ between nodes")
     target_modules: list[str] | None = Field(
-        None, description="default: PEFT's choice for the architecture, all linear layers where it has none"
+        None, description="default: PEFT's choice for the architecture, all linear layers where it has none; []: none"
+    )
+    target_parameters: list[str] = Field(
+        [], description="parameters of experts, such as mlp.experts.down_proj: each expert gets an A and a B"
     )
     modules_to_save: list[str] = Field([], description="modules that are trained and mixed whole, beside a fresh head")
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
@@ -70,6 +73,13 @@ class LoraSection(Section):
         if init not in INITS:
             raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
         return init
+
+    @model_validator(mode="after")
+    def _fits_parameters(self) -> Self:
+        if self.target_parameters and (self.dropout or self.dora):
+            wrong = "dropout" if self.dropout else "dora"
+            raise ValueError(f"{wrong}: PEFT has none for target_parameters; leave out one of the two")
+        return self
 
     @property
     def orthonormal(self) -> bool:

@@ -109,7 +109,9 @@ def fingerprint(config: NodeConfig) -> str:
 def peft_settings(config: NodeConfig, schema: Schema) -> str:
     """Canonical JSON of the LoRA settings that have to agree; target modules as they were resolved."""
     targets = sorted({module.rpartition(".")[2] for module, _, _ in schema.modules()})
-    body = config.lora.model_dump(exclude={"dropout", "plus_ratio"}) | {"type": "lora", "target_modules": targets}
+    parameters = sorted(config.lora.target_parameters)
+    body = config.lora.model_dump(exclude={"dropout", "plus_ratio"})
+    body |= {"type": "lora", "target_modules": targets, "target_parameters": parameters}
     return json.dumps(body, sort_keys=True)
 
 
@@ -121,7 +123,8 @@ def _with_lora(config: NodeConfig, peft_type: TaskType | None, base: Base) -> Pe
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or _default_targets(base.model),
+        target_modules=_default_targets(base.model) if lora.target_modules is None else lora.target_modules,
+        target_parameters=lora.target_parameters or None,
         fan_in_fan_out=any(
             isinstance(module, Conv1D) for module in base.model.modules()
         ),  # as GPT-2 stores its weights
