@@ -83,6 +83,12 @@ MISTAKES = {
         "training.precision",
         "set model.dtype to float32",
     ),
+    "spread over no GPUs": (
+        {"model.device_map": "auto", "training.device": "cpu"},
+        "model.device_map",
+        "but training.device is cpu; leave out one",
+    ),
+    "half a byte": ({"model.quantization": "2bit"}, "model.quantization", "'4bit' or '8bit'"),
     "unsound start": (
         {"lora.init": "pissa"},
         "lora.init",

@@ -24,6 +24,14 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="hub revision; pin one in a real federation")
     dtype: Precision = Field("float32", description="of the frozen weights in memory; may differ between nodes")
 
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None,
+        description="of the frozen weights in memory, by bitsandbytes (`conlora[quantized]`); may differ between nodes",
+    )
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        None, description="spreads the base over this node's GPUs, as transformers has it; default: all on one"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _resolve_folder(cls, data: Any, info: ValidationInfo) -> Any:
@@ -233,8 +241,10 @@ class NodeConfig(NodeBasics):
         return self
 
     @model_validator(mode="after")
-    def _precision_fits(self) -> Self:
-        if self.model.dtype != "float32" and self.precision == "float32":
+    def _model_fits_training(self) -> Self:
+        if self.model.device_map and self.training.device == "cpu":
+            raise ValueError("model.device_map: spreads the base over GPUs, but training.device is cpu; leave out one")
+        if self.model.dtype != "float32" and self.precision == "float32" and not self.model.quantization:
             raise ValueError(
                 f"training.precision: weights in {self.model.dtype} can't be computed with in float32; leave it out, or set "
                 "model.dtype to float32"

@@ -46,9 +46,15 @@ def evaluate(request: Request) -> dict[str, Any]:
     start = build_model(config)
     rows = read_rows(request.test, start.task)
     device = "cuda" if config.training.device == "auto" and torch.cuda.is_available() else "cpu"
-    before = accuracy(start.model.to(device), start.task, rows)
-    models = exported(start.task.base().model.to(device), request.adapters)
+    before = accuracy(_on(device, start.model), start.task, rows)
+    models = exported(_on(device, start.task.base().model), request.adapters)
     return {"before": before, "after": {key: accuracy(model, start.task, rows) for key, model in models}}
+
+
+def _on(device: str, model: nn.Module) -> nn.Module:
+    """The model on that device; a quantised one, or one that is spread over several, stays where it was loaded."""
+    placed = getattr(model, "hf_device_map", None) or getattr(model, "hf_quantizer", None)
+    return model if placed else model.to(device)
 
 
 def read_rows(path: Path, task: Task) -> list[dict[str, Any]]:

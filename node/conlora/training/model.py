@@ -17,6 +17,7 @@ from conlora.core.schema import Role, Schema, Vector
 from conlora.core.seeding import initial_vector
 from conlora.errors import ConfigError
 from conlora.training.adapter import Adapter
+from conlora.training.quantization import stands_for
 from conlora.training.tasks import Base, Task, loading, task_of
 
 PEFT_PREFIX = "base_model.model."  # of the base's own names in a PEFT state dict
@@ -125,9 +126,7 @@ def _with_lora(config: NodeConfig, peft_type: TaskType | None, base: Base) -> Pe
         lora_dropout=lora.dropout,
         target_modules=_default_targets(base.model) if lora.target_modules is None else lora.target_modules,
         target_parameters=lora.target_parameters or None,
-        fan_in_fan_out=any(
-            isinstance(module, Conv1D) for module in base.model.modules()
-        ),  # as GPT-2 stores its weights
+        fan_in_fan_out=any(map(_is_transposed, base.model.modules())),
         exclude_modules=[*heads, *lora.modules_to_save, *_bypassed(base.model)] or None,
         modules_to_save=[*heads, *lora.modules_to_save] or None,
         rank_pattern=lora.rank_pattern,
@@ -153,6 +152,11 @@ def _default_targets(model: nn.Module) -> list[str] | str:
     kind = str(getattr(getattr(model, "config", None), "model_type", ""))
     chosen: list[str] | str = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, "all-linear")
     return chosen
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Whether its weights are stored as those of GPT-2 are; of a quantised one, whether they were."""
+    return Conv1D in (type(module), stands_for(module))
 
 
 def _bypassed(model: nn.Module) -> list[str]:

@@ -40,7 +40,7 @@ class ImageClassification(Common):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageClassificationSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self._classes = Classes(self._task.labels)
         self.images = [self._task.image_column]
         with loading(self._model):
@@ -49,7 +49,7 @@ class ImageClassification(Common):
     def base(self) -> Base:
         """See `Task`."""
         return load_base(
-            AutoModelForImageClassification, self._model, ignore_mismatched_sizes=True, **self._classes.head()
+            AutoModelForImageClassification, self._config, ignore_mismatched_sizes=True, **self._classes.head()
         )
 
     def columns(self) -> list[str]:
@@ -80,7 +80,7 @@ class ImageTextMatching(Common):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextMatchingSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self.images = [self._task.image_column]
         self._tokenizer = load_tokenizer(self._model)
         with loading(self._model):
@@ -88,7 +88,7 @@ class ImageTextMatching(Common):
 
     def base(self) -> Base:
         """See `Task`."""
-        base = load_base(AutoModel, self._model)
+        base = load_base(AutoModel, self._config)
         if not hasattr(base.model, "get_text_features"):
             raise ConfigError(
                 f"model.base: {self._model.base} is no dual encoder of images and texts; choose one such as CLIP or SigLIP"
@@ -136,7 +136,7 @@ class ImageTextToText(Common):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextToTextSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self.images = [self._task.image_column]
         with loading(self._model):
             self._processor = AutoProcessor.from_pretrained(self._model.base, revision=self._model.revision)
@@ -150,7 +150,7 @@ class ImageTextToText(Common):
 
     def base(self) -> Base:
         """See `Task`."""
-        return load_base(AutoModelForImageTextToText, self._model)
+        return load_base(AutoModelForImageTextToText, self._config)
 
     def columns(self) -> list[str]:
         """See `Task`."""
