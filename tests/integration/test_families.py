@@ -115,6 +115,10 @@ def test_experts_go_all_the_way(name: str, rule: str, tmp_path: Path) -> None:
     go_all_the_way(name, rule, tmp_path, {"lora": EXPERTS})
 
 
+def test_experts_stay_whole_in_a_quantised_base(tmp_path: Path) -> None:
+    go_all_the_way("mixtral", "lora", tmp_path, {"lora": EXPERTS, "model": {"quantization": "4bit"}})
+
+
 EXPERTS = {"target_modules": ["v_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
 
 

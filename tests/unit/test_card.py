@@ -46,7 +46,12 @@ def checkpoint(config: NodeConfig) -> Checkpoint:
     store.prepare()
     staged = store.staging / "checkpoint-24"
     staged.mkdir()
-    settings = {"base_model_name_or_path": config.model.base, "target_modules": ["value", "query"], "r": 4}
+    settings = {
+        "base_model_name_or_path": config.model.base,
+        "target_modules": ["value", "query"],
+        "r": 4,
+        "target_parameters": ["experts.up"],
+    }
     (staged / ADAPTER_FILES[0]).write_text(json.dumps(settings))
     (staged / ADAPTER_FILES[1]).write_bytes(b"tensors")
     return store.seal(staged, 3, 24, "digest", PRINT)
@@ -94,7 +99,7 @@ def test_the_card_tells_how_the_adapter_came_about(config: NodeConfig, checkpoin
     assert told["labels"] == "a|b, c: d, e f"
     assert told["LoRA"].startswith("rank 4, alpha 16")
     assert "rslora True" in told["LoRA"]
-    assert told["LoRA"].endswith("on query, value")
+    assert told["LoRA"].endswith("on query, value, experts.up")
     assert told["rounds mixed"] == "3, of 8 optimizer steps each"
     assert told["node"] == "mercy, `OWN-ID`"
     assert told["mixed with"] == "`ANNA`, `CHARITE`", "not with whom came after the checkpoint"
@@ -129,7 +134,10 @@ def test_an_export_holds_nothing_of_this_machine(
     assert identity.node_id in card
     assert ("this node had seen no sketches" in card) == lost
     settings: dict[str, Any] = json.loads((target / ADAPTER_FILES[0]).read_text())
-    assert settings == {"base_model_name_or_path": "a-base-more", "target_modules": ["value", "query"], "r": 4}
+    assert settings == {
+        "base_model_name_or_path": "a-base-more", "target_modules": ["value", "query"], "r": 4,
+        "target_parameters": ["experts.up"],
+    }  # fmt: skip
 
 
 def test_a_hubs_id_stays() -> None:

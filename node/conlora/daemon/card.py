@@ -88,12 +88,16 @@ def _facts(config: NodeConfig, checkpoint: Checkpoint, node_id: str, history: Hi
 
 def _lora(config: NodeConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """Rank, alpha and targets, and whatever else is not as usual."""
-    targets = read_settings(checkpoint)["target_modules"]
+    settings = read_settings(checkpoint)
+    targets = settings["target_modules"]
+    named = sorted(targets) if isinstance(targets, list) else [targets]
     return {
         "rank": config.lora.rank,
         "alpha": config.lora.alpha,
-        **config.lora.model_dump(exclude_defaults=True, exclude={"rank", "alpha", "target_modules"}),
-        "on": ", ".join(sorted(targets)) if isinstance(targets, list) else targets,
+        **config.lora.model_dump(
+            exclude_defaults=True, exclude={"rank", "alpha", "target_modules", "target_parameters"}
+        ),
+        "on": ", ".join([*named, *sorted(settings.get("target_parameters") or [])]),
     }
 
 
