@@ -52,6 +52,18 @@ FAMILIES = {
     "gemma": Family("causal-lm", lambda: transformers.Gemma3TextConfig(**DECODER, head_dim=8), "Gemma3ForCausalLM"),
     "mistral": Family("causal-lm", lambda: transformers.MistralConfig(**DECODER), "MistralForCausalLM"),
     "phi": Family("causal-lm", lambda: transformers.PhiConfig(**DECODER), "PhiForCausalLM"),
+    "mixtral": Family(
+        "causal-lm",
+        lambda: transformers.MixtralConfig(**DECODER, num_local_experts=4, num_experts_per_tok=2),
+        "MixtralForCausalLM",
+    ),
+    "qwen-moe": Family(
+        "causal-lm",
+        lambda: transformers.Qwen3MoeConfig(
+            **DECODER, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24
+        ),
+        "Qwen3MoeForCausalLM",
+    ),
     "gpt2": Family(
         "causal-lm",
         lambda: transformers.GPT2Config(

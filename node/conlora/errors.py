@@ -8,6 +8,7 @@ ConLoRAError                 1   something failed that is nobody's mistake
 ├── Refused                  5   the daemon answered, and declined (not now, or not like this)
 ├── TrainingFailed           6   the trainer can't go on: it died too often, or a round's deadline passed
 ├── StateError               7   the state directory is damaged, full or not writable
+├── UploadFailed             8   a hub did not take an export, which lies on this machine all the same
 └── PeerError                -   about one peer; never ends the node
     ├── ProtocolError        -   the peer's frames break the protocol
     ├── SettingsMismatch     -   the peer belongs to another federation, or to this one with other settings
@@ -63,6 +64,12 @@ class StateError(ConLoRAError):
     """The state directory can't be read or written as needed."""
 
     exit_code = 7
+
+
+class UploadFailed(ConLoRAError):
+    """A hub did not take an export."""
+
+    exit_code = 8
 
 
 class PeerError(ConLoRAError):

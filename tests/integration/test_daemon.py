@@ -1,5 +1,6 @@
 """Real daemons with real trainers on loopback: a run from start to end, operators' wishes, crashes, exports."""
 
+import hashlib
 import json
 import os
 import signal
@@ -40,6 +41,12 @@ def test_two_nodes_train_mix_export_and_leave(daemons: Daemons, tmp_path: Path) 
     assert min(np.abs(x_a - (y_a + 0.5 * (y_b - y_a))).max() for y_b in candidates) < 1e-6
 
     assert a.admin.export(tmp_path / "adapter") == 6
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert f"`{b.identity.node_id}`" in card
+    weights = hashlib.sha256((Path(a.config["model"]["base"]) / "model.safetensors").read_bytes()).digest()
+    assert f"SHA-256 `{hashlib.sha256(weights).hexdigest()}`" in card
+    assert "from sketches of 2 nodes" in card
+    assert str(tmp_path) not in card
     with History(a.state_dir / "history.db") as history:
         assert [row["round"] for row in history.rows("rounds")] == [1, 2, 3, 4, 5, 6]
         assert {row["round"] for row in history.rows("evaluations")} == {2, 4, 6}

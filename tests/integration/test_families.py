@@ -4,10 +4,12 @@ import os
 import shutil
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ranks by module": {"lora": {"rank_pattern": {"v_proj": 4}, "alpha_pattern": {"v_proj": 64}}},
     "every layer": {"lora": {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}},
     "base in bf16": {"model": {"dtype": "bfloat16"}},
+    "base in 4 bits": {"model": {"quantization": "4bit"}},
+    "base in 8 bits": {"model": {"quantization": "8bit"}},
+    "least memory": {"model": {"quantization": "4bit", "dtype": "bfloat16"}, "training": {"activation_checkpointing": True}},
     "less memory": {"training": {"activation_checkpointing": True, "gradient_accumulation": 2, "batch_size": 2}},
 }  # fmt: skip
 
@@ -105,8 +110,29 @@ def test_a_variant_goes_all_the_way(name: str, rule: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rule", ["lora", "freeze-a"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen-moe"])
+def test_experts_go_all_the_way(name: str, rule: str, tmp_path: Path) -> None:
+    go_all_the_way(name, rule, tmp_path, {"lora": EXPERTS})
+
+
+def test_experts_stay_whole_in_a_quantised_base(tmp_path: Path) -> None:
+    go_all_the_way("mixtral", "lora", tmp_path, {"lora": EXPERTS, "model": {"quantization": "4bit"}})
+
+
+EXPERTS = {"target_modules": ["v_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
+
+
+@pytest.mark.parametrize("rule", ["lora", "freeze-a"])
 def test_a_head_on_a_base_in_bf16_is_mixed_in_fp32(rule: str, tmp_path: Path) -> None:
     go_all_the_way("bert", rule, tmp_path, {"model": {"dtype": "bfloat16"}})
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "t5", "bert", "modernbert", "llama-classifies", "vit", "clip-matches", "llava"]
+)
+def test_a_quantised_base_of_a_family_goes_all_the_way(name: str, bits: str, tmp_path: Path) -> None:
+    go_all_the_way(name, "lora", tmp_path, {"model": {"quantization": bits}})
 
 
 SAYS: dict[str, Callable[[NodeConfig, Built], bool]] = {
@@ -120,9 +146,16 @@ SAYS: dict[str, Callable[[NodeConfig, Built], bool]] = {
     "every layer": lambda config, built: len(factors_a(built)) == 14,
     "base in bf16": lambda config, built: {p.dtype for p in built.model.parameters()} == {torch.bfloat16, torch.float32}
     and _arguments(config, Path("staging")).bf16,
+    "base in 4 bits": lambda config, built: kinds(built) == {"Linear4bit": 14, "Linear": 1 + 2 * 4, **OTHERS},
+    "base in 8 bits": lambda config, built: kinds(built) == {"Linear8bitLt": 14, "Linear": 1 + 2 * 4, **OTHERS},
+    "least memory": lambda config, built: computes_in(built) == {torch.bfloat16}
+    and _arguments(config, Path("staging")).bf16,
     "less memory": lambda config, built: _arguments(config, Path("staging")).gradient_accumulation_steps == 2
     and _arguments(config, Path("staging")).activation_checkpointing,
 }  # fmt: skip
+
+
+NODES_OWN = ("LoRA+", "base in bf16", "base in 4 bits", "base in 8 bits", "least memory", "less memory")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -133,7 +166,8 @@ def test_a_variant_is_what_it_says(name: str, tmp_path: Path) -> None:
     built = build_model(config)
     assert SAYS[name](config, built)
     alike = (built.peft, built.shared.digest) == (plain.peft, plain.shared.digest)
-    assert alike == (name in ("LoRA+", "base in bf16", "less memory"))
+    assert alike == (name in NODES_OWN)
+    assert built.fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize("name", ["modernbert", "roberta", "llama-classifies", "vit", "bert-words"])
@@ -168,6 +202,19 @@ def rows_are_orthonormal(built: Built) -> bool:
     return all(np.allclose(views[s.name] @ views[s.name].T, np.eye(s.shape[0]), atol=1e-6) for s in factors_a(built))
 
 
+def kinds(built: Built) -> dict[str, int]:
+    """How many modules of which class hold parameters of their own."""
+    holders = (m for m in built.model.modules() if any(True for _ in m.parameters(recurse=False)))
+    return dict(Counter(type(module).__name__ for module in holders))
+
+
+OTHERS = {"Embedding": 1, "LlamaRMSNorm": 5}
+
+
+def computes_in(built: Built) -> set[torch.dtype]:
+    return {m.compute_dtype for m in built.model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+
+
 def head_is_the_bases(built: Built) -> bool:
     (head,) = (spec for spec in built.shared.tensors if spec.role is Role.HEAD)
     ours = built.adapter.schema.views(built.adapter.read(built.adapter.schema))[head.name]
@@ -193,15 +240,20 @@ def go_all_the_way(name: str, rule: str, tmp_path: Path, changes: dict[str, dict
     exported = tmp_path / "once" / f"round-{ROUNDS}"
     fresh = build_model(config).task.base().model
     reloaded = PeftModel.from_pretrained(fresh, str(exported)).eval()
+    unrounded = reloaded
+    if config.model.quantization:
+        changes = {**changes, "model": {**changes["model"], "quantization": None}}
+        base = build_model(configured(name, rule, tmp_path, changes)).task.base().model
+        unrounded = PeftModel.from_pretrained(base, str(exported)).eval()
     batch = a_batch(once, config, tmp_path)
     with torch.no_grad():
-        ours, theirs = (logits(model(**batch)) for model in (once.model.eval(), reloaded))
+        ours, theirs, expected = (logits(model(**batch)) for model in (once.model.eval(), reloaded, unrounded))
         merge(config, exported, tmp_path / "merged")
         whole = getattr(transformers, config.task.auto_class).from_pretrained(tmp_path / "merged").eval()
         merged = logits(whole(**batch))
     coarse = config.model.dtype == "bfloat16"
     np.testing.assert_allclose(ours, theirs, atol=0.05 if coarse else 1e-5)
-    np.testing.assert_allclose(theirs, merged, atol=0.05 if coarse else 1e-4)
+    np.testing.assert_allclose(expected, merged, atol=0.05 if coarse else 1e-4)
 
 
 def configured(name: str, rule: str, folder: Path, changes: dict[str, dict[str, Any]]) -> NodeConfig:

@@ -130,6 +130,7 @@ def test_a_program_that_dies_is_followed_by_another(
     again = a.wait_for(lambda s: s.state == "training", "trains again")
     assert again.round >= paused.round - 2, "from the last checkpoint"
     assert again.trainer_restarts == 0
+    a.wait_for(lambda s: s.round > paused.round, "goes beyond where the first one stood")
     _, round_ = a.admin.stop()
     assert a.exit_code() == 0
     assert round_ > paused.round

@@ -83,10 +83,21 @@ MISTAKES = {
         "training.precision",
         "set model.dtype to float32",
     ),
+    "spread over no GPUs": (
+        {"model.device_map": "auto", "training.device": "cpu"},
+        "model.device_map",
+        "but training.device is cpu; leave out one",
+    ),
+    "half a byte": ({"model.quantization": "2bit"}, "model.quantization", "'4bit' or '8bit'"),
     "unsound start": (
         {"lora.init": "pissa"},
         "lora.init",
         "nodes would no longer share one base; use kaiming or orthonormal",
+    ),
+    "dropout of experts": (
+        {"lora.target_parameters": ["mlp.experts.down_proj"], "lora.dropout": 0.1},
+        "lora",
+        "dropout: PEFT has none for target_parameters; leave out one of the two",
     ),
     "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'"),
     "address without port": ({"advertise": "mercy.example"}, "advertise", "write host:port, such as 0.0.0.0:7443"),

@@ -27,7 +27,7 @@ def stage(store: CheckpointStore, step: int) -> Path:
     staged = store.staging / f"checkpoint-{step}"
     staged.mkdir()
     for name in ADAPTER_FILES:
-        (staged / name).write_text(f"{name} of step {step}")
+        (staged / name).write_text(json.dumps({"step": step, "base_model_name_or_path": "/somewhere/base"}))
     return staged
 
 
@@ -87,18 +87,18 @@ def test_a_failed_seal_says_so_and_keeps_the_older_ones(store: CheckpointStore) 
 def test_export_replaces_only_an_earlier_export(store: CheckpointStore, tmp_path: Path) -> None:
     checkpoint = store.seal(stage(store, 4), 1, 4, "digest")
     target = tmp_path / "adapter"
-    export_adapter(checkpoint, target, "readme", overwrite=False)
+    export_adapter(checkpoint, target, "base", "readme", overwrite=False)
     assert sorted(p.name for p in target.iterdir()) == ["README.md", *ADAPTER_FILES]
     with pytest.raises(StateError, match="exists already"):
-        export_adapter(checkpoint, target, "readme", overwrite=False)
-    export_adapter(checkpoint, target, "new", overwrite=True)
+        export_adapter(checkpoint, target, "base", "readme", overwrite=False)
+    export_adapter(checkpoint, target, "base", "new", overwrite=True)
     assert (target / "README.md").read_text() == "new"
 
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("keep me")
     with pytest.raises(StateError, match="no PEFT directory"):
-        export_adapter(checkpoint, precious, "readme", overwrite=True)
+        export_adapter(checkpoint, precious, "base", "readme", overwrite=True)
     assert (precious / "file").read_text() == "keep me"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "checkpoints", "precious"]
 

@@ -85,20 +85,37 @@ def checkpoint(config: ConfigOption = None, json: JsonOption = False) -> None:
 def export(
     directory: Annotated[Path, typer.Argument(help="The PEFT directory to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            "--hub",
+            metavar="OWNER/NAME",
+            help="Send it to a model hub too, with your own token (HF_TOKEN, or that of `hf auth login`); "
+            "a repository that is not there yet becomes a private one.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write the adapter as a PEFT directory: of now, or of the last checkpoint where no daemon runs."""
     from conlora.config import load_config
     from conlora.daemon.export import export_last
+    from conlora.daemon.hub import check_name, upload
     from conlora.errors import NodeUnreachable
 
+    if hub:
+        check_name(hub)
     try:
         with admin_client(config) as client:
             round_ = client.export(directory, overwrite)
     except NodeUnreachable:
         round_ = export_last(load_config(config_path(config)), directory.absolute(), overwrite)
-    _say(json, {"path": str(directory.absolute()), "round": round_}, f"adapter of round {round_}: {directory}")
+    address = upload(directory, hub, f"Adapter of round {round_}") if hub else None
+    _say(
+        json,
+        {"path": str(directory.absolute()), "round": round_, **({"hub": address} if hub else {})},
+        f"adapter of round {round_}: {directory}" + (f" and {address}" if hub else ""),
+    )
 
 
 def merge(

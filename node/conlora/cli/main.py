@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Exit codes: 0 done, 1 failed, 2 configuration or usage, 3 no daemon answers, 4 check found a problem, "
-    "5 the daemon declined, 6 training failed, 7 state directory, 130 interrupted.",
+    "5 the daemon declined, 6 training failed, 7 state directory, 8 upload failed, 130 interrupted.",
 )
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(peers.app, name="peers")

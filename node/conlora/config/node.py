@@ -24,6 +24,14 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="hub revision; pin one in a real federation")
     dtype: Precision = Field("float32", description="of the frozen weights in memory; may differ between nodes")
 
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None,
+        description="of the frozen weights in memory, by bitsandbytes (`conlora[quantized]`); may differ between nodes",
+    )
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        None, description="spreads the base over this node's GPUs, as transformers has it; default: all on one"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _resolve_folder(cls, data: Any, info: ValidationInfo) -> Any:
@@ -47,7 +55,10 @@ class LoraSection(Section):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input; may differ between nodes")
     target_modules: list[str] | None = Field(
-        None, description="default: PEFT's choice for the architecture, all linear layers where it has none"
+        None, description="default: PEFT's choice for the architecture, all linear layers where it has none; []: none"
+    )
+    target_parameters: list[str] = Field(
+        [], description="parameters of experts, such as mlp.experts.down_proj: each expert gets an A and a B"
     )
     modules_to_save: list[str] = Field([], description="modules that are trained and mixed whole, beside a fresh head")
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
@@ -70,6 +81,13 @@ class LoraSection(Section):
         if init not in INITS:
             raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
         return init
+
+    @model_validator(mode="after")
+    def _fits_parameters(self) -> Self:
+        if self.target_parameters and (self.dropout or self.dora):
+            wrong = "dropout" if self.dropout else "dora"
+            raise ValueError(f"{wrong}: PEFT has none for target_parameters; leave out one of the two")
+        return self
 
     @property
     def orthonormal(self) -> bool:
@@ -228,8 +246,10 @@ class NodeConfig(NodeBasics):
         return self
 
     @model_validator(mode="after")
-    def _precision_fits(self) -> Self:
-        if self.model.dtype != "float32" and self.precision == "float32":
+    def _model_fits_training(self) -> Self:
+        if self.model.device_map and self.training.device == "cpu":
+            raise ValueError("model.device_map: spreads the base over GPUs, but training.device is cpu; leave out one")
+        if self.model.dtype != "float32" and self.precision == "float32" and not self.model.quantization:
             raise ValueError(
                 f"training.precision: weights in {self.model.dtype} can't be computed with in float32; leave it out, or set "
                 "model.dtype to float32"

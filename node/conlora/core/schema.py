@@ -27,7 +27,8 @@ class Role(StrEnum):
 class TensorSpec:
     """One tensor of an adapter.
 
-    `name` is its key in a PEFT state dict; `module` names the adapted layer, shared by its A and its B.
+    `name` is its key in a PEFT state dict, with the expert's number where that stacks experts; `module` names the adapted
+    layer, shared by its A and its B.
     """
 
     name: str

@@ -1,46 +1,37 @@
 """Takes the adapter home: a checkpoint's adapter as a PEFT directory, with or without a running daemon."""
 
+import contextlib
 from pathlib import Path
 
-from conlora import __version__
 from conlora.config import NodeConfig
-from conlora.config.tasks import LabelledTaskSection
+from conlora.daemon.card import model_card, public_base
 from conlora.errors import StateError
+from conlora.net.identity import load_identity
 from conlora.store.checkpoints import Checkpoint, CheckpointStore, export_adapter
-
-_README = """\
----
-base_model: {base}
-library_name: peft
-tags: [lora, conlora]
----
-# {federation}: a LoRA adapter trained by a federation, with no server in the middle
-
-- base model: `{base}`
-- task: {task}
-- rule: `{rule}`, mode: `{mode}`, rounds mixed: {round}, federation seed: {seed}
-- node: {name}; made by ConLoRA {version}
-
-```python
-from peft import PeftModel
-from transformers import {auto_class}
-
-base = {auto_class}.from_pretrained("{base}"{head})
-model = PeftModel.from_pretrained(base, "PATH OF THIS DIRECTORY")
-```
-"""
+from conlora.store.history import History
 
 
-def export(config: NodeConfig, checkpoint: Checkpoint, target: Path, overwrite: bool) -> None:
-    """Writes a checkpoint's adapter to `target`. Raises StateError."""
-    export_adapter(checkpoint, target, _readme(config, checkpoint), overwrite)
+def export(config: NodeConfig, checkpoint: Checkpoint, card: str, target: Path, overwrite: bool) -> None:
+    """Writes a checkpoint's adapter to `target`, with its model card. Raises StateError."""
+    export_adapter(checkpoint, target, public_base(config.model), card, overwrite)
 
 
 def export_last(config: NodeConfig, target: Path, overwrite: bool) -> int:
-    """Writes the last checkpoint's adapter while no daemon runs; returns its round. Raises StateError."""
+    """Writes the last checkpoint's adapter while no daemon runs; returns its round. Raises StateError and ConfigError."""
     newest = last_checkpoint(config)
-    export(config, newest, target, overwrite)
+    export(config, newest, _card(config, newest), target, overwrite)
     return newest.round
+
+
+def _card(config: NodeConfig, checkpoint: Checkpoint) -> str:
+    node_id, path = load_identity(config.identity_dir).node_id, config.state_dir / "history.db"
+    if path.exists():
+        with (
+            contextlib.suppress(StateError),
+            History(path) as history,
+        ):  # a damaged one is no reason to keep the adapter
+            return model_card(config, checkpoint, node_id, history)
+    return model_card(config, checkpoint, node_id, None)
 
 
 def last_checkpoint(config: NodeConfig) -> Checkpoint:
@@ -52,21 +43,3 @@ def last_checkpoint(config: NodeConfig) -> Checkpoint:
             damaged[0] if damaged else f"{store.directory}: no checkpoint yet; train first with `conlora run`"
         )
     return newest
-
-
-def _readme(config: NodeConfig, checkpoint: Checkpoint) -> str:
-    federation, task = config.federation, config.task
-    labels = task.labels if isinstance(task, LabelledTaskSection) else []
-    return _README.format(
-        base=config.model.base,
-        federation=federation.name,
-        task=f"{task.type}; labels in the order of the head's rows: {', '.join(labels)}" if labels else task.type,
-        auto_class=task.auto_class,
-        head=f", num_labels={len(labels)}" if labels else "",
-        rule=federation.rule,
-        mode=federation.mode.value,
-        round=checkpoint.round,
-        seed=federation.seed,
-        name=config.name,
-        version=__version__,
-    )

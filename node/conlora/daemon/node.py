@@ -14,6 +14,7 @@ import structlog
 from conlora import __version__
 from conlora.config import NodeConfig
 from conlora.core.consensus import amplification
+from conlora.daemon.card import model_card
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import export
 from conlora.daemon.metrics import metrics_endpoint
@@ -191,7 +192,8 @@ class Node:
     async def export(self, target: Path, overwrite: bool) -> int:
         """See `net.admin.Operations`."""
         checkpoint = await self._supervisor.checkpoint()
-        await asyncio.to_thread(export, self._config, checkpoint, target, overwrite)
+        card = model_card(self._config, checkpoint, self._identity.node_id, self._history)
+        await asyncio.to_thread(export, self._config, checkpoint, card, target, overwrite)
         return checkpoint.round
 
     async def stop(self) -> tuple[Path | None, int]:

@@ -86,7 +86,7 @@ class Supervisor:
         self._changed = asyncio.Condition()
         self._trainer: TrainerProcess | None = None
         self._recorder: Recorder | None = None
-        self._shared_digest = ""
+        self._shared_digest = self._fingerprint = ""
         self._figures: list[EdgeFigures] = []
         self._published: Vector | None = None  # copy of the round under way, while recording
         self._crashes = 0
@@ -273,7 +273,7 @@ class Supervisor:
                 f"{self.last_checkpoint.path}: was made with another model or other LoRA settings; put those back, or "
                 f"start anew with another state_dir"
             )
-        self._shared_digest = shared.digest
+        self._shared_digest, self._fingerprint = shared.digest, ready.fingerprint
         layout = SketchLayout.of(schema, shared)
         settings = config.settings(ready.fingerprint, ready.peft, shared)
         self._exchange.open(shared, layout.size, self.progress.round)
@@ -313,7 +313,7 @@ class Supervisor:
         self._history.add_round(done.round, done.step, done.seconds, done.loss, self._exchange.degree, edges)
         if estimates := self._observatory.estimates():
             before, after, nodes = estimates
-            self._history.add_federation(done.round, nodes, before.figures, after.figures)
+            self._history.add_federation(done.round, nodes, before, after)
         log.info("round", round=done.round, loss=done.loss, neighbours=len(edges), seconds=round(done.seconds, 3))
 
     async def _seal(self, saved: messages.Saved) -> None:
@@ -321,7 +321,7 @@ class Supervisor:
         staged = store.staging / f"checkpoint-{saved.step}"
         try:
             self.last_checkpoint = await asyncio.to_thread(
-                store.seal, staged, saved.round, saved.step, self._shared_digest
+                store.seal, staged, saved.round, saved.step, self._shared_digest, self._fingerprint
             )
         except StateError as error:
             log.error("no checkpoint", reason=str(error))

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conlora.errors import StateError
 
@@ -15,12 +16,16 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A sealed checkpoint: optimizer step `step`, with `round` rounds mixed, of an adapter with this schema digest."""
+    """A sealed checkpoint: optimizer step `step`, with `round` rounds mixed, of an adapter with this schema digest.
+
+    base: the base model's fingerprint; empty where an earlier ConLoRA has not noted it.
+    """
 
     path: Path
     round: int
     step: int
     schema: str
+    base: str = ""
 
 
 class CheckpointStore:
@@ -45,7 +50,7 @@ class CheckpointStore:
                 f"{self.directory}: can't be written ({error}); make it writable for the node's user"
             ) from error
 
-    def seal(self, staged: Path, round_: int, step: int, schema: str) -> Checkpoint:
+    def seal(self, staged: Path, round_: int, step: int, schema: str, base: str = "") -> Checkpoint:
         """Turns a staged directory into a checkpoint, durably, and prunes old ones. Raises StateError (disk full, ...)."""
         target = self.directory / f"step-{step:09d}"
         try:
@@ -53,7 +58,7 @@ class CheckpointStore:
             digests = {str(path.relative_to(staged)): _digest_and_sync(path) for path in files}
             manifest = staged / MANIFEST
             manifest.write_text(
-                json.dumps({"round": round_, "step": step, "schema": schema, "files": digests}, indent=1)
+                json.dumps({"round": round_, "step": step, "schema": schema, "base": base, "files": digests}, indent=1)
             )
             _digest_and_sync(manifest)
             _sync_directory(staged)
@@ -66,7 +71,7 @@ class CheckpointStore:
                 f"{target}: the checkpoint can't be written ({error}); free space or mend the disk, older ones are intact"
             ) from error
         self._prune()
-        return Checkpoint(target, round_, step, schema)
+        return Checkpoint(target, round_, step, schema, base)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest intact checkpoint, and a sentence for each newer one that is damaged."""
@@ -93,14 +98,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
                     raise StateError(
                         f"{path / name}: does not have the digest in {MANIFEST}; the checkpoint is not used"
                     )
-        return Checkpoint(path, manifest["round"], manifest["step"], manifest["schema"])
+        return Checkpoint(path, manifest["round"], manifest["step"], manifest["schema"], manifest.get("base", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path}: not an intact checkpoint ({error}); it is not used") from error
 
 
-def export_adapter(checkpoint: Checkpoint, target: Path, readme: str, overwrite: bool) -> None:
+def read_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """PEFT's own settings of the adapter. Raises StateError."""
+    path = checkpoint.path / ADAPTER_FILES[0]
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StateError(f"{path}: can't be read ({error}); choose another checkpoint") from error
+    return settings
+
+
+def export_adapter(checkpoint: Checkpoint, target: Path, base: str, readme: str, overwrite: bool) -> None:
     """Copies a checkpoint's adapter to `target` as a PEFT directory with a README, by way of a temporary directory.
 
+    base: what others are told of the base model's place, which on this machine may be a folder of no concern to them.
     overwrite: replace an earlier export; anything else that lies there is never removed. Raises StateError.
     """
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
@@ -113,8 +129,11 @@ def export_adapter(checkpoint: Checkpoint, target: Path, readme: str, overwrite:
         partial.mkdir(parents=True)
         for name in ADAPTER_FILES:
             shutil.copyfile(checkpoint.path / name, partial / name)
-            _digest_and_sync(partial / name)
-        (partial / "README.md").write_text(readme)
+        settings = read_settings(checkpoint) | {"base_model_name_or_path": base}
+        (partial / ADAPTER_FILES[0]).write_text(json.dumps(settings, indent=2, sort_keys=True))
+        (partial / "README.md").write_text(readme, encoding="utf-8")
+        for path in partial.iterdir():
+            _digest_and_sync(path)
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)

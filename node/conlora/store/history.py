@@ -5,14 +5,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from conlora.core.consensus import Consensus, EdgeError
+from conlora.core.consensus import EdgeError
+from conlora.core.sketch import Estimate
 from conlora.errors import StateError
 
-_VERSION = 3  # PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation, 2 only accuracy and loss
+# PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation, 2 only accuracy and loss, 3 no bars
+_VERSION = 4
 _TABLES = """
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, step INTEGER NOT NULL, time REAL NOT NULL, seconds REAL NOT NULL,
@@ -25,7 +27,7 @@ CREATE TABLE IF NOT EXISTS edges (
 );
 CREATE TABLE IF NOT EXISTS federation (
     round INTEGER NOT NULL, moment TEXT NOT NULL, nodes INTEGER NOT NULL,
-    D REAL, V REAL, C REAL, E_A REAL, E_B REAL, amplification REAL, relative REAL,
+    D REAL, V REAL, C REAL, E_A REAL, E_B REAL, amplification REAL, relative REAL, bars TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (round, moment)
 );
 CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT NULL, accuracy REAL, loss REAL,
@@ -35,6 +37,7 @@ CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT
 _ADDED = {  # since the first version
     "edges": {"error_a": "REAL NOT NULL DEFAULT 0", "error_b": "REAL NOT NULL DEFAULT 0"},
     "evaluations": {"figures": "TEXT NOT NULL DEFAULT '{}'"},
+    "federation": {"bars": "TEXT NOT NULL DEFAULT '{}'"},
 }
 
 
@@ -102,12 +105,16 @@ class History:
                 [(round_, e.peer, e.peer_round, e.weight, e.error.product, e.error.a, e.error.b) for e in edges],
             )
 
-    def add_federation(self, round_: int, nodes: int, before: Consensus, after: Consensus) -> None:
+    def add_federation(self, round_: int, nodes: int, before: Estimate, after: Estimate) -> None:
         """The federation's consensus error as this node saw it at the end of a round, from the sketches of `nodes` nodes."""
         with self._writing():
             self._db.executemany(
-                "INSERT OR REPLACE INTO federation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(round_, moment, nodes, *astuple(c)) for moment, c in (("before", before), ("after", after))],
+                "INSERT OR REPLACE INTO federation (round, moment, nodes, D, V, C, E_A, E_B, amplification, relative, bars) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (round_, moment, nodes, *astuple(e.figures), json.dumps(asdict(e.bars)))
+                    for moment, e in (("before", before), ("after", after))
+                ],
             )
 
     def add_evaluation(self, round_: int, figures: Mapping[str, float]) -> None:
@@ -126,6 +133,17 @@ class History:
         ).fetchone()
         return (loss[0] if loss else None), (json.loads(evaluated[0]) if evaluated else {})
 
+    def peers_until(self, round_: int) -> list[str]:
+        """Ids of the nodes whose snapshots were mixed up to that round."""
+        rows = self._db.execute("SELECT DISTINCT peer FROM edges WHERE round <= ? ORDER BY peer", (round_,))
+        return [peer for (peer,) in rows]
+
+    def federation_at(self, round_: int) -> dict[str, dict[str, Any]]:
+        """The newest rows of `federation` up to that round by moment, `bars` as a mapping; nothing without sketches."""
+        newest = "(SELECT MAX(round) FROM federation WHERE round <= ?)"
+        rows = self._rows(f"SELECT * FROM federation WHERE round = {newest}", round_)
+        return {row["moment"]: row | {"bars": json.loads(row["bars"])} for row in rows}
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction. Raises StateError where it can't be written."""
@@ -139,6 +157,9 @@ class History:
         """The rows of `rounds`, `edges`, `evaluations` or `federation` after a round, oldest first."""
         if table not in ("rounds", "edges", "evaluations", "federation"):
             raise ValueError(f"no table {table!r}")
-        cursor = self._db.execute(f"SELECT * FROM {table} WHERE round > ? ORDER BY round", (after_round,))
+        return self._rows(f"SELECT * FROM {table} WHERE round > ? ORDER BY round", after_round)
+
+    def _rows(self, query: str, round_: int) -> list[dict[str, Any]]:
+        cursor = self._db.execute(query, (round_,))
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -25,7 +25,9 @@ def merge(config: NodeConfig, adapter: Path, target: Path) -> None:
     if target.exists():
         raise StateError(f"{target}: exists already; choose another directory")
     quiet_libraries()
-    task = task_of(config)
+    # What 4 or 8 bits have rounded off is no part of what is written.
+    whole = config.model.model_copy(update={"quantization": None})
+    task = task_of(config.model_copy(update={"model": whole}))
     try:
         model = PeftModel.from_pretrained(task.base().model, str(adapter)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -17,6 +17,7 @@ from conlora.core.schema import Role, Schema, Vector
 from conlora.core.seeding import initial_vector
 from conlora.errors import ConfigError
 from conlora.training.adapter import Adapter
+from conlora.training.quantization import stands_for
 from conlora.training.tasks import Base, Task, loading, task_of
 
 PEFT_PREFIX = "base_model.model."  # of the base's own names in a PEFT state dict
@@ -109,7 +110,9 @@ def fingerprint(config: NodeConfig) -> str:
 def peft_settings(config: NodeConfig, schema: Schema) -> str:
     """Canonical JSON of the LoRA settings that have to agree; target modules as they were resolved."""
     targets = sorted({module.rpartition(".")[2] for module, _, _ in schema.modules()})
-    body = config.lora.model_dump(exclude={"dropout", "plus_ratio"}) | {"type": "lora", "target_modules": targets}
+    parameters = sorted(config.lora.target_parameters)
+    body = config.lora.model_dump(exclude={"dropout", "plus_ratio"})
+    body |= {"type": "lora", "target_modules": targets, "target_parameters": parameters}
     return json.dumps(body, sort_keys=True)
 
 
@@ -121,10 +124,9 @@ def _with_lora(config: NodeConfig, peft_type: TaskType | None, base: Base) -> Pe
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or _default_targets(base.model),
-        fan_in_fan_out=any(
-            isinstance(module, Conv1D) for module in base.model.modules()
-        ),  # as GPT-2 stores its weights
+        target_modules=_default_targets(base.model) if lora.target_modules is None else lora.target_modules,
+        target_parameters=lora.target_parameters or None,
+        fan_in_fan_out=any(map(_is_transposed, base.model.modules())),
         exclude_modules=[*heads, *lora.modules_to_save, *_bypassed(base.model)] or None,
         modules_to_save=[*heads, *lora.modules_to_save] or None,
         rank_pattern=lora.rank_pattern,
@@ -150,6 +152,11 @@ def _default_targets(model: nn.Module) -> list[str] | str:
     kind = str(getattr(getattr(model, "config", None), "model_type", ""))
     chosen: list[str] | str = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, "all-linear")
     return chosen
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Whether its weights are stored as those of GPT-2 are; of a quantised one, whether they were."""
+    return Conv1D in (type(module), stands_for(module))
 
 
 def _bypassed(model: nn.Module) -> list[str]:

@@ -1,5 +1,6 @@
 """Keeps what libraries tell their own developers out of what operators read."""
 
+import logging
 import warnings
 
 import transformers
@@ -9,4 +10,7 @@ def quiet_libraries() -> None:
     """No progress bars, no notes on deprecated internals; errors still come through as exceptions."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # in 8 bits it says at every layer's every step that it rounds
     warnings.simplefilter("ignore", FutureWarning)

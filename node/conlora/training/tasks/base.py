@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
 from conlora.config import ModelSection, NodeConfig
 from conlora.config.tasks import AnyTaskSection
 from conlora.errors import ConfigError
+from conlora.training.quantization import placement, prepared, stands_for
 
 Row = dict[str, Any]
 IGNORED = -100  # a label that neither loss nor metrics count, in transformers
@@ -93,19 +94,30 @@ class Base:
     fresh: frozenset[str]
 
 
-def load_base(auto: Any, section: ModelSection, **settings: Any) -> Base:
+def load_base(auto: Any, config: NodeConfig, **settings: Any) -> Base:
     """The base model as a class such as AutoModelForCausalLM loads it. Raises ConfigError."""
+    section = config.model
     with loading(section):
         model, told = auto.from_pretrained(
             section.base,
             revision=section.revision,
             dtype=getattr(torch, section.dtype),
             output_loading_info=True,
+            **placement(auto, config),
             **settings,
         )
+    if section.quantization:
+        model = prepared(model)
     names = {name for name, _ in model.named_parameters()}
     mismatched = {entry[0] for entry in told["mismatched_keys"]}
-    return Base(model, frozenset(names & (set(told["missing_keys"]) | mismatched)))
+    fresh = frozenset(names & (set(told["missing_keys"]) | mismatched))
+    for name in fresh:
+        if stands_for(model.get_submodule(name.rpartition(".")[0])):
+            raise ConfigError(
+                f"model.quantization: {name} is not in the files of {section.base}, so it has to be trained, which "
+                f"{section.quantization} rules out; leave the key out"
+            )
+    return Base(model, fresh)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class ImageClassification(Common):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageClassificationSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self._classes = Classes(self._task.labels)
         with loading(self._model):
             self._processor = AutoImageProcessor.from_pretrained(self._model.base, revision=self._model.revision)
@@ -48,7 +48,7 @@ class ImageClassification(Common):
     def base(self) -> Base:
         """See `Task`."""
         return load_base(
-            AutoModelForImageClassification, self._model, ignore_mismatched_sizes=True, **self._classes.head()
+            AutoModelForImageClassification, self._config, ignore_mismatched_sizes=True, **self._classes.head()
         )
 
     def encode(self, row: Row) -> Row:
@@ -76,14 +76,14 @@ class ImageTextMatching(Common):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextMatchingSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self._tokenizer = load_tokenizer(self._model)
         with loading(self._model):
             self._processor = AutoImageProcessor.from_pretrained(self._model.base, revision=self._model.revision)
 
     def base(self) -> Base:
         """See `Task`."""
-        base = load_base(AutoModel, self._model)
+        base = load_base(AutoModel, self._config)
         if not hasattr(base.model, "get_text_features"):
             raise ConfigError(
                 f"model.base: {self._model.base} is no dual encoder of images and texts; choose one such as CLIP or SigLIP"
@@ -135,7 +135,7 @@ class ImageTextToText(NextToken):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, ImageTextToTextSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         with loading(self._model):
             self._processor = AutoProcessor.from_pretrained(self._model.base, revision=self._model.revision)
         if not getattr(self._processor, "chat_template", None):
@@ -148,7 +148,7 @@ class ImageTextToText(NextToken):
 
     def base(self) -> Base:
         """See `Task`."""
-        return load_base(AutoModelForImageTextToText, self._model)
+        return load_base(AutoModelForImageTextToText, self._config)
 
     def encode(self, row: Row) -> Row:
         """See `Task`. Texts and image as they are: how they become tensors depends on the whole batch."""

@@ -24,7 +24,7 @@ class CausalLm(NextToken, Textual):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, CausalLmSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self.tokenizer = load_tokenizer(self._model)
         if self._task.messages_column and not self.tokenizer.chat_template:
             raise ConfigError(
@@ -34,7 +34,7 @@ class CausalLm(NextToken, Textual):
 
     def base(self) -> Base:
         """See `Task`."""
-        return load_base(AutoModelForCausalLM, self._model)
+        return load_base(AutoModelForCausalLM, self._config)
 
     def encode(self, row: Row) -> Row:
         """See `Task`. Labels are the tokens that are learnt, and IGNORED for the others."""
@@ -116,12 +116,12 @@ class Seq2Seq(NextToken, Textual):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, Seq2SeqSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self.tokenizer = load_tokenizer(self._model)
 
     def base(self) -> Base:
         """See `Task`."""
-        return load_base(AutoModelForSeq2SeqLM, self._model)
+        return load_base(AutoModelForSeq2SeqLM, self._config)
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""

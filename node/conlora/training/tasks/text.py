@@ -26,7 +26,7 @@ class TextClassification(Textual):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, TextClassificationSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self._classes = Classes(self._task.labels)
         self.tokenizer = load_tokenizer(self._model)
 
@@ -34,7 +34,7 @@ class TextClassification(Textual):
         """See `Task`."""
         # decoders classify by the last token that is no padding
         padding = {"pad_token_id": self.tokenizer.pad_token_id}
-        return load_base(AutoModelForSequenceClassification, self._model, **padding, **self._classes.head())
+        return load_base(AutoModelForSequenceClassification, self._config, **padding, **self._classes.head())
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""
@@ -56,7 +56,7 @@ class TokenClassification(Textual):
 
     def __init__(self, config: NodeConfig) -> None:
         assert isinstance(config.task, TokenClassificationSection)
-        self._model, self._task = config.model, config.task
+        self._config, self._model, self._task = config, config.model, config.task
         self._classes = Classes(self._task.labels)
         self.tokenizer = load_tokenizer(self._model)
         if not self.tokenizer.is_fast:
@@ -67,7 +67,7 @@ class TokenClassification(Textual):
 
     def base(self) -> Base:
         """See `Task`."""
-        return load_base(AutoModelForTokenClassification, self._model, **self._classes.head())
+        return load_base(AutoModelForTokenClassification, self._config, **self._classes.head())
 
     def encode(self, row: Row) -> Row:
         """See `Task`."""
