@@ -38,7 +38,7 @@ from conlora.training.messages import (
     line,
 )
 from conlora.training.model import Built, build_model
-from conlora.training.trainer import _arguments, _optimizer, train
+from conlora.training.trainer import _optimizer, arguments, train
 
 ROUNDS, STEPS, WEIGHT = 2, 2, 0.25
 
@@ -145,13 +145,13 @@ SAYS: dict[str, Callable[[NodeConfig, Built], bool]] = {
     and scalings(built) == {8, 16},
     "every layer": lambda config, built: len(factors_a(built)) == 14,
     "base in bf16": lambda config, built: {p.dtype for p in built.model.parameters()} == {torch.bfloat16, torch.float32}
-    and _arguments(config, Path("staging")).bf16,
+    and arguments(config, Path("staging")).bf16,
     "base in 4 bits": lambda config, built: kinds(built) == {"Linear4bit": 14, "Linear": 1 + 2 * 4, **OTHERS},
     "base in 8 bits": lambda config, built: kinds(built) == {"Linear8bitLt": 14, "Linear": 1 + 2 * 4, **OTHERS},
     "least memory": lambda config, built: computes_in(built) == {torch.bfloat16}
-    and _arguments(config, Path("staging")).bf16,
-    "less memory": lambda config, built: _arguments(config, Path("staging")).gradient_accumulation_steps == 2
-    and _arguments(config, Path("staging")).activation_checkpointing,
+    and arguments(config, Path("staging")).bf16,
+    "less memory": lambda config, built: arguments(config, Path("staging")).gradient_accumulation_steps == 2
+    and arguments(config, Path("staging")).activation_checkpointing,
 }  # fmt: skip
 
 
