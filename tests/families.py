@@ -24,11 +24,11 @@ TEMPLATE = (
 )
 DECODER = {
     "vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    "num_key_value_heads": 1, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
 }  # fmt: skip
 ENCODER = {
     "vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "max_position_embeddings": 64, "pad_token_id": 0,
+    "max_position_embeddings": 512, "pad_token_id": 0,
 }  # fmt: skip
 WRITTEN = ENCODER | {"bos_token_id": 2, "eos_token_id": 3}
 EYE = {
@@ -67,7 +67,7 @@ FAMILIES = {
     "gpt2": Family(
         "causal-lm",
         lambda: transformers.GPT2Config(
-            vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=3
+            vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=512, bos_token_id=2, eos_token_id=3
         ),
         "GPT2LMHeadModel",
     ),

@@ -172,7 +172,7 @@ def test_equal_texts_of_a_batch_count_as_one(bases: dict[str, Path]) -> None:
     assert metrics == {"accuracy": pytest.approx(2 / 3)}
 
 
-@pytest.mark.parametrize("kind", ["folder", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["folder", "jsonl", "csv", "parquet"])
 def test_images_come_from_folders_paths_and_tables(kind: str, bases: dict[str, Path], tmp_path: Path) -> None:
     import datasets
 
@@ -183,6 +183,10 @@ def test_images_come_from_folders_paths_and_tables(kind: str, bases: dict[str, P
         paths = sorted(folder.glob("*/*.png"))
         rows = [{"image": str(p.relative_to(tmp_path)), "label": p.parent.name} for p in paths]
         source.write_text("\n".join(map(json.dumps, rows)))
+    elif kind == "csv":
+        source = tmp_path / "rows.csv"
+        names = [f"{p.relative_to(tmp_path)},{p.parent.name}" for p in sorted(folder.glob("*/*.png"))]
+        source.write_text("\n".join(["image,label", *names]))
     elif kind == "parquet":
         source = tmp_path / "rows.parquet"
         datasets.load_dataset(
@@ -197,6 +201,21 @@ def test_images_come_from_folders_paths_and_tables(kind: str, bases: dict[str, P
         label: np.mean([row["pixel_values"].mean() for row in rows if row["labels"] == label]) for label in (0, 1)
     }
     assert shades[0] < 0 < shades[1], "dark is the first label, light the second"
+
+
+def test_an_image_that_is_gone_is_named_by_its_row(bases: dict[str, Path], tmp_path: Path) -> None:
+    task, folder = make_data("image-classification", tmp_path)
+    paths = sorted(path.relative_to(tmp_path) for path in folder.glob("*/*.png"))
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps({"image": str(path), "label": path.parent.name}) for path in paths)
+    )
+    made = config(bases["vit"], task, path=str(tmp_path / "rows.jsonl"), evaluation_path=str(tmp_path / "rows.jsonl"))
+    data = load_data(made.data, task_of(made), tmp_path / "cache", seed=1)
+    (tmp_path / paths[4]).unlink()
+    (tmp_path / paths[5]).write_text("no image")
+    for number in (4, 5):
+        with pytest.raises(ConfigError, match=rf"rows.jsonl, row {number + 1}: .*; mend or remove the row"):
+            [data.train[i] for i in range(number, number + 1)]
 
 
 def test_a_stream_is_read_as_it_is_needed(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -240,3 +259,12 @@ def test_every_task_is_one_of_a_family() -> None:
         "text-classification", "token-classification", "causal-lm", "seq2seq", "image-classification",
         "image-text-matching", "image-text-to-text",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "longest"), [("bert", 512), ("roberta", 511), ("clip-matches", 512)])
+def test_more_tokens_than_a_base_has_places_for_is_a_mistake(base: str, longest: int, tmp_path: Path) -> None:
+    folder, task = make_base(base, tmp_path), FAMILIES[base].task
+    section = {"type": task} | ({"labels": ["+", "-"]} if task == "text-classification" else {})
+    task_of(config(folder, section | {"max_length": longest})).base()
+    with pytest.raises(ConfigError, match=rf"task\.max_length: {longest + 1} is more than the {longest} tokens that"):
+        task_of(config(folder, section | {"max_length": longest + 1})).base()

@@ -87,7 +87,7 @@ def _encoded(rows: Rows, task: Task, source: str, numbers: Sequence[int] | None 
     if numbers is None:
         numbers = range(len(rows))
     if task.images:
-        return _AsNeeded(rows, numbers, encode)
+        return _AsNeeded(rows, numbers, encode, source)
     chosen = zip(rows.select(numbers), numbers, strict=True)
     return datasets.Dataset.from_list(task.arrange([encode(row, number) for row, number in chosen]))
 
@@ -108,14 +108,21 @@ def _encoder(task: Task, source: str, rows: Rows) -> Callable[[Row, int], Row]:
 class _AsNeeded(torch.utils.data.Dataset[Row]):
     """Rows that are encoded each time they are looked at."""
 
-    def __init__(self, rows: datasets.Dataset, numbers: Sequence[int], encode: Callable[[Row, int], Row]) -> None:
+    def __init__(
+        self, rows: datasets.Dataset, numbers: Sequence[int], encode: Callable[[Row, int], Row], source: str
+    ) -> None:
         self._rows = rows
         self._numbers = numbers
         self._encode = encode
+        self._source = source
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Row:
         number = self._numbers[index]
-        return self._encode(self._rows[number], number)
+        try:
+            row = self._rows[number]
+        except OSError as error:
+            raise ConfigError(f"data: {self._source}, row {number + 1}: {error}; mend or remove the row") from error
+        return self._encode(row, number)

@@ -57,7 +57,7 @@ def _with_images(rows: Rows, columns: Iterable[str], folder: Path | None) -> Row
     features = rows.features or {}
     for column in columns:
         if column in features and not isinstance(features[column], datasets.Image):
-            if folder is not None and features[column] == datasets.Value("string"):
+            if folder is not None and getattr(features[column], "dtype", "") in ("string", "large_string"):
                 rows = rows.map(_absolute, fn_kwargs={"column": column, "folder": str(folder)})
             rows = rows.cast_column(column, datasets.Image())
     return rows

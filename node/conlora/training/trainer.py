@@ -145,7 +145,7 @@ def arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArgumen
         lr_scheduler_type=training.lr_scheduler,
         weight_decay=training.weight_decay,
         seed=local_seed(config),
-        use_cpu=training.device == "cpu",
+        use_cpu=training.device == "cpu" or not torch.accelerator.is_available(),
         dataloader_pin_memory=torch.cuda.is_available() and training.device != "cpu",
         # The callback decides when; these only keep the Trainer from deciding too.
         logging_strategy="steps",

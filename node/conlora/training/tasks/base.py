@@ -106,6 +106,11 @@ def load_base(auto: Any, config: NodeConfig, **settings: Any) -> Base:
             **placement(auto, config),
             **settings,
         )
+    wanted, limit = getattr(config.task, "max_length", 0), _positions(model)
+    if limit is not None and wanted > limit:
+        raise ConfigError(
+            f"task.max_length: {wanted} is more than the {limit} tokens that {section.base} takes; lower it"
+        )
     if section.quantization:
         model = prepared(model)
     names = {name for name, _ in model.named_parameters()}
@@ -118,6 +123,16 @@ def load_base(auto: Any, config: NodeConfig, **settings: Any) -> Base:
                 f"{section.quantization} rules out; leave the key out"
             )
     return Base(model, fresh)
+
+
+def _positions(model: nn.Module) -> int | None:
+    """How many tokens a model takes that has learnt an embedding for each place; None for other models."""
+    for name, module in model.named_modules():
+        kind = name.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and ("position" in kind or kind == "wpe") and "vision" not in name:
+            # RoBERTa and its like count from behind the padding's place
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
 
 
 @contextmanager
