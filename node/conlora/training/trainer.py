@@ -21,6 +21,7 @@ from conlora.training.arena import Arena
 from conlora.training.callback import GossipCallback, ThrottleCallback
 from conlora.training.channel import Channel
 from conlora.training.data import Data, load_data
+from conlora.training.even import EvenTrainer
 from conlora.training.gossip import Gossip
 from conlora.training.messages import Failed, Finished, Layout, Ready, Setup
 from conlora.training.model import Built, build_model
@@ -90,7 +91,7 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Are
     ]
     if training.slowdown > 1:
         callbacks.insert(0, ThrottleCallback(channel, training.slowdown))
-    trainer = transformers.Trainer(
+    trainer = EvenTrainer(
         model=built.model,
         args=_arguments(config, Path(setup.staging)),
         train_dataset=data.train,
