@@ -102,7 +102,8 @@ class Channel:
                 raise AssertionError("contributions arrived that nobody asked for")
 
     def _receive(self) -> None:
-        with self._connection.makefile("rb") as stream:
+        # reset: by a daemon that was killed before it had read all
+        with self._connection.makefile("rb") as stream, contextlib.suppress(ConnectionResetError):
             for data in stream:
                 self._inbox.put(TO_TRAINER.validate_json(data))
         if not self._guest:
