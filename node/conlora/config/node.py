@@ -148,8 +148,14 @@ class TrainingSection(Section):
 
     rounds: int = Field(100, ge=1, description="after these the node stands still, with its links up")
     local_steps: int = Field(8, ge=1, description="optimizer steps per round; equal on all nodes")
-    batch_size: int = Field(16, ge=1, description="rows per forward pass")
+    batch_size: int = Field(16, ge=1, description="rows per forward pass of one process")
     gradient_accumulation: int = Field(1, ge=1, description="forward passes per optimizer step")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="on this machine, each on a GPU of its own where there are GPUs; a step takes batch_size × "
+        "gradient_accumulation × processes rows",
+    )
     activation_checkpointing: bool = Field(
         False, description="less memory for more time: activations are computed twice"
     )
