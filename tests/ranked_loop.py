@@ -22,6 +22,8 @@ def train(node_directory: str, how: str, notes: str) -> None:
     rank = int(os.environ.get("RANK", "0"))
     torch.set_num_threads(1)
     torch.manual_seed(rank)
+    if how == "fsdp":
+        distributed.init_process_group("gloo")
     with join(node_directory) as node, Path(notes, str(rank)).open("a") as digests:
         adapted = node.adapt(LlamaForCausalLM.from_pretrained(node.config.model.base))
         model = shared(adapted, how)
@@ -44,14 +46,13 @@ def train(node_directory: str, how: str, notes: str) -> None:
 
 
 def shared(adapted: torch.nn.Module, how: str) -> torch.nn.Module:
-    if how not in ("ddp", "fsdp"):
-        return adapted
-    distributed.init_process_group("gloo")  # after joining, as a Trainer's arguments may do it
     if how == "ddp":
+        distributed.init_process_group("gloo")  # after joining, as a Trainer does it
         return DistributedDataParallel(adapted)
-    for layer in adapted.get_base_model().model.layers:
-        fully_shard(layer)
-    fully_shard(adapted)
+    if how == "fsdp":
+        for layer in adapted.get_base_model().model.layers:
+            fully_shard(layer)
+        fully_shard(adapted)
     return adapted
 
 
