@@ -34,6 +34,7 @@ with tempfile.TemporaryDirectory() as output:
             per_device_train_batch_size=8,
             learning_rate=node.config.learning_rate,
             lr_scheduler_type="constant",
+            average_tokens_across_devices=False,  # with several processes: rows are counted here
             logging_steps=node.config.training.local_steps,
             save_strategy="no",
             report_to="none",

@@ -7,6 +7,7 @@ ConLoRAError                 1   something failed that is nobody's mistake
 ├── CheckFailed              4   `conlora check` found something (it has printed what)
 ├── Refused                  5   the daemon answered, and declined (not now, or not like this)
 ├── TrainingFailed           6   the trainer can't go on: it died too often, or a round's deadline passed
+│   └── RankLost             6   another process of the same program has ended
 ├── StateError               7   the state directory is damaged, full or not writable
 ├── UploadFailed             8   a hub did not take an export, which lies on this machine all the same
 └── PeerError                -   about one peer; never ends the node
@@ -58,6 +59,10 @@ class TrainingFailed(ConLoRAError):
     """Training can't go on."""
 
     exit_code = 6
+
+
+class RankLost(TrainingFailed):
+    """Another process of the same program has ended."""
 
 
 class StateError(ConLoRAError):

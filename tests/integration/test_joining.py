@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
@@ -45,11 +47,12 @@ def programs() -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 
 def start(
-    programs: list["subprocess.Popen[bytes]"], example: str, node: Daemon, rows: Path
+    programs: list["subprocess.Popen[bytes]"], example: str, node: Daemon, rows: Path, *launcher: str
 ) -> "subprocess.Popen[bytes]":
     with (node.directory / "program.log").open("ab") as log:
-        command = [sys.executable, str(EXAMPLES / example), str(node.directory), str(rows)]
-        programs.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+        command = [sys.executable, *launcher, str(EXAMPLES / example), str(node.directory), str(rows)]
+        env = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        programs.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
     return programs[-1]
 
 
@@ -84,6 +87,21 @@ def test_the_examples_train_together(
     base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
     PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
     assert not (a.state_dir / "trainer.sock").exists()
+
+
+def test_an_example_trains_with_two_processes(
+    daemons: Daemons, rows: Path, programs: list["subprocess.Popen[bytes]"]
+) -> None:
+    node = daemons.make("a", {"rounds": 4, "local_steps": 2})
+    node.config["task"] = {"type": "guest"}
+    node.write()
+    node.start()
+    node.wait_for(lambda s: s.state == "waiting", "waits for a program")
+    program = start(programs, "own_trainer.py", node, rows, "-m", "torch.distributed.run", "--nproc-per-node=2")
+    assert program.wait(PATIENCE) == 0, (node.directory / "program.log").read_text()
+    done = node.wait_for(lambda s: s.state == "finished", "finished")
+    assert (done.round, done.step) == (4, 8)
+    assert done.loss == pytest.approx(math.log(2), abs=0.2), "the mean over the ranks, not their sum"
 
 
 def test_sft_trainer_joins(daemons: Daemons, programs: list["subprocess.Popen[bytes]"], tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_the_daemons_death_is_told(ends: tuple[socket.socket, Channel], asking: 
             ASKING[asking](channel)
 
 
+@pytest.mark.timeout(20)
+def test_a_daemon_that_dies_before_it_has_read_all_is_told_too(ends: tuple[socket.socket, Channel]) -> None:
+    daemon, channel = ends
+    channel.send(Paused(round=1))
+    daemon.close()  # which resets the connection
+    with pytest.raises(TrainingFailed, match="the node's daemon has ended"):
+        channel.expect(Contributions)
+
+
 def test_what_can_not_be_said_is_told_too(ends: tuple[socket.socket, Channel]) -> None:
     daemon, channel = ends
     daemon.close()

@@ -171,8 +171,14 @@ class TrainingSection(Section):
 
     rounds: int = Field(100, ge=1, description="after these the node stands still, with its links up")
     local_steps: int = Field(8, ge=1, description="optimizer steps per round; equal on all nodes")
-    batch_size: int = Field(16, ge=1, description="rows per forward pass")
+    batch_size: int = Field(16, ge=1, description="rows per forward pass of one process")
     gradient_accumulation: int = Field(1, ge=1, description="forward passes per optimizer step")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="on this machine, each on a GPU of its own where there are GPUs; a step takes batch_size × "
+        "gradient_accumulation × processes rows",
+    )
     activation_checkpointing: bool = Field(
         False, description="less memory for more time: activations are computed twice"
     )
@@ -249,6 +255,10 @@ class NodeConfig(NodeBasics):
     def _model_fits_training(self) -> Self:
         if self.model.device_map and self.training.device == "cpu":
             raise ValueError("model.device_map: spreads the base over GPUs, but training.device is cpu; leave out one")
+        if self.model.device_map and self.training.processes > 1:
+            raise ValueError(
+                "model.device_map: spreads one model over GPUs, but training.processes puts a whole one on each; leave out one"
+            )
         if self.model.dtype != "float32" and self.precision == "float32" and not self.model.quantization:
             raise ValueError(
                 f"training.precision: weights in {self.model.dtype} can't be computed with in float32; leave it out, or set "

@@ -1,6 +1,7 @@
 """The trainable tensors of a PEFT model as one flat vector, and back."""
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -8,16 +9,43 @@ from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
+from conlora.errors import ConfigError
 
-Index = tuple[slice, ...]
+Index = tuple[slice, ...]  # of a part of a tensor; (): all of it
 
 _ROLES = {".lora_A.": Role.A, ".lora_B.": Role.B}
+
+
+class Place(NamedTuple):
+    """Where a tensor is found: sharding a model replaces parameters, but neither modules nor names.
+
+    full_name and shape are the parameter's, part is the place of the tensor in it.
+    """
+
+    module: nn.Module
+    attribute: str
+    full_name: str
+    shape: tuple[int, ...]
+    part: Index
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The live one. Raises ConfigError where the model has been rebuilt in a way that can't be followed."""
+        parameter: nn.Parameter | None = getattr(self.module, self.attribute, None)
+        if parameter is None or parameter.shape != self.shape:
+            raise ConfigError(
+                f"{self.full_name}: is no longer where it was, or has another shape; wrap the model in "
+                "DistributedDataParallel, or shard it with fully_shard (FSDP2): other ways of sharding don't keep "
+                "parameters as they are"
+            )
+        return parameter
 
 
 class Adapter:
     """Reads and writes a model's adapter.
 
     schema: every adapter tensor, in the model's order. parameters are those of the live model; nothing is cached.
+    Parameters may be sharded over ranks by `fully_shard`; then `read`, `write` and `state` are for all ranks at once.
 
     LoRA on a parameter with several experts has the factors of all of them in two tensors, whose product means nothing.
     Here each expert has an A and a B of its own.
@@ -25,54 +53,88 @@ class Adapter:
 
     def __init__(self, model: nn.Module) -> None:
         """Takes all parameters that are trainable now as the adapter."""
-        self._places: dict[str, tuple[nn.Parameter, Index]] = {}
+        self._places: dict[str, Place] = {}
         specs = []
-        for spec, parameter, index in _trainable(model):
+        for full_name, parameter, spec, index in _trainable(model):
             specs.append(spec)
-            self._places[spec.name] = parameter, index
+            module, _, attribute = full_name.rpartition(".")
+            self._places[spec.name] = Place(
+                model.get_submodule(module), attribute, full_name, tuple(parameter.shape), index
+            )
         self.schema = Schema(tuple(specs))
 
     def freeze(self, roles: frozenset[Role]) -> None:
         """Takes tensors of these roles out of training; they stay part of the adapter."""
         for spec in self.schema.tensors:
-            parameter, _ = self._places[spec.name]
-            parameter.requires_grad_(spec.role not in roles)
+            self._places[spec.name].parameter.requires_grad_(spec.role not in roles)
 
     def read(self, schema: Schema) -> Vector:
-        """The tensors of `schema` (a sub-schema) as a flat fp32 vector of shape `(schema.size,)`."""
+        """The tensors of `schema` (a sub-schema) as a flat fp32 vector of shape `(schema.size,)`. Raises ConfigError."""
         vector = np.empty(schema.size, np.float32)
         for name, view in schema.views(vector).items():
-            parameter, index = self._places[name]
-            view[...] = parameter.detach()[index].to(device="cpu", dtype=torch.float32).numpy()
+            place = self._places[name]
+            view[...] = _whole(place.parameter)[place.part].to(device="cpu", dtype=torch.float32).numpy()
         return vector
 
     def write(self, schema: Schema, vector: Vector) -> None:
         """Sets the tensors of `schema` from a flat vector, in place, so that the optimizer keeps its state."""
         with torch.no_grad():
             for name, view in schema.views(vector).items():
-                parameter, index = self._places[name]
-                parameter[index].copy_(torch.from_numpy(np.ascontiguousarray(view)).to(parameter.device))
+                place = self._places[name]
+                _put(place.parameter, place.part, torch.from_numpy(np.ascontiguousarray(view)))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All parameters, whole, by the names that the model has for them."""
+        parameters = {place.full_name: place.parameter for place in self._places.values()}
+        return {name: _whole(parameter) for name, parameter in parameters.items()}
 
 
-def _trainable(model: nn.Module) -> Iterator[tuple[TensorSpec, nn.Parameter, Index]]:
-    """Trainable parameters under the names that PEFT gives them in an adapter file, those of experts one by one."""
+def _whole(parameter: nn.Parameter) -> torch.Tensor:
+    """Its values; those of all ranks together where it is sharded (a DTensor, which is not imported for those that aren't)."""
+    values = parameter.detach()
+    whole: torch.Tensor = values.full_tensor() if hasattr(values, "full_tensor") else values
+    return whole
+
+
+def _put(parameter: Any, index: Index, values: torch.Tensor) -> None:
+    """Sets a part of a parameter; of a sharded one every rank passes all values and keeps its own."""
+    values = values.to(parameter.device)
+    if not hasattr(parameter, "full_tensor"):
+        parameter[index].copy_(values)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    if index:
+        whole = _whole(parameter).clone()
+        whole[index] = values
+        values = whole
+    # each rank takes its part of its own copy
+    parameter.copy_(distribute_tensor(values, parameter.device_mesh, parameter.placements, src_data_rank=None))
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, TensorSpec, Index]]:
+    """Trainable parameters and their tensors, under the names that PEFT gives them in a file, those of experts one by one."""
     experts = _experts(model)
     for full_name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         name = full_name.replace(".modules_to_save.default", "").replace(".default.", ".")
         marker = next((m for m in _ROLES if m in name), None)
-        if not marker:
-            yield TensorSpec(name, name.rpartition(".")[0], Role.HEAD, tuple(parameter.shape)), parameter, ()
-            continue
-        module, role, count = name.split(marker)[0], _ROLES[marker], experts.get(parameter, 1)
+        module = name.split(marker)[0] if marker else name.rpartition(".")[0]
+        role = _ROLES[marker] if marker else Role.HEAD
+        count = experts.get(parameter, 1)
         if count == 1:
-            yield TensorSpec(name, module, role, tuple(parameter.shape)), parameter, ()
+            yield full_name, parameter, TensorSpec(name, module, role, tuple(parameter.shape)), ()
             continue
         for expert in range(count):
             index = _part(role, parameter, expert, count)
             one = f"{module}.{expert}"
-            yield TensorSpec(f"{one}{marker}weight", one, role, tuple(parameter[index].shape)), parameter, index
+            yield (
+                full_name,
+                parameter,
+                TensorSpec(f"{one}{marker}weight", one, role, tuple(parameter[index].shape)),
+                index,
+            )
 
 
 def _experts(model: nn.Module) -> dict[nn.Parameter, int]:

@@ -70,6 +70,7 @@ class GossipCallback(TrainerCallback):
         """Hands the written checkpoint to the daemon, which seals it."""
         gossip = self._gossip
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        gossip.channel.ranks.barrier()  # each rank has written its random state
         gossip.channel.checkpoint_wanted = False
         gossip.saved_step = state.global_step
         gossip.channel.send(Saved(path=str(path), round=gossip.rounds_mixed, step=state.global_step))

@@ -1,4 +1,4 @@
-"""The trainer's end of its conversation with the daemon."""
+"""The trainer's end of its conversation with the daemon, which all ranks of it follow."""
 
 import contextlib
 import os
@@ -22,11 +22,13 @@ from conlora.training.messages import (
     ToTrainer,
     line,
 )
+from conlora.training.ranks import OneRank, Ranks
 
 M = TypeVar("M", bound=BaseModel)
 
 GONE = "the node's daemon has ended; start it again, then this program: it goes on from the last checkpoint"
 ORPHANED = 70  # exit status of a trainer whose daemon is gone
+NOTHING, END = b"", b"\n"  # in place of a message: none has come, and none will
 
 
 class Channel:
@@ -34,27 +36,38 @@ class Channel:
 
     When the daemon dies: whatever is still computed can neither be exchanged nor sealed. The node's own trainer ends at
     once; a guest, which is a program of the user's, is told by TrainingFailed the next time it says or asks anything.
+
+    Where a program has several ranks, only rank 0 has a connection. Whoever asks on all ranks alike gets the same
+    answers in the same order, and so the same flags; what the others say goes nowhere.
     """
 
-    def __init__(self, connection: socket.socket, guest: bool = False) -> None:
+    def __init__(self, connection: socket.socket | None, guest: bool = False, ranks: Ranks | None = None) -> None:
+        """connection: None on ranks other than 0."""
+        self.ranks = ranks or OneRank()
         self.paused = False
         self.stopping = False
         self.checkpoint_wanted = False
         self._connection = connection
         self._guest = guest
-        self._inbox: queue.Queue[ToTrainer | None] = queue.Queue()  # None: the daemon is gone
-        self._receiver = threading.Thread(target=self._receive, daemon=True, name="channel")
-        self._receiver.start()
+        self._inbox: queue.Queue[bytes] = queue.Queue()
+        if connection is not None:
+            self._receiver = threading.Thread(target=self._receive, args=[connection], daemon=True, name="channel")
+            self._receiver.start()
 
     def send(self, message: BaseModel) -> None:
         """Tells the daemon."""
+        if self._connection is None:
+            return
         try:
             self._connection.sendall(line(message))
         except OSError as error:
-            raise TrainingFailed(GONE) from error
+            if self.ranks.size == 1:  # several hear of it together, the next time they ask
+                raise TrainingFailed(GONE) from error
 
     def close(self) -> None:
         """Ends a guest's conversation."""
+        if self._connection is None:
+            return
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)  # which ends the thread
         self._receiver.join()
@@ -63,7 +76,7 @@ class Channel:
     def expect(self, kind: type[M]) -> M:
         """Waits for a message of that kind; control messages that come before it are noted in the flags."""
         while True:
-            message = self._inbox.get()
+            message = self._take()
             if isinstance(message, kind):
                 return message
             self._note(message)
@@ -72,7 +85,7 @@ class Channel:
         """Notes the control messages that have come."""
         while True:
             try:
-                self._note(self._inbox.get_nowait())
+                self._note(self._take(0))
             except queue.Empty:
                 return
 
@@ -81,14 +94,25 @@ class Channel:
         deadline = None if seconds is None else time.monotonic() + seconds
         while condition():
             try:
-                self._note(self._inbox.get(timeout=None if deadline is None else max(0, deadline - time.monotonic())))
+                self._note(self._take(None if deadline is None else max(0, deadline - time.monotonic())))
             except queue.Empty:
                 return
+
+    def _take(self, seconds: float | None = None) -> ToTrainer | None:
+        """The next message, the same on all ranks; None: the daemon is gone. Raises queue.Empty after so many seconds."""
+        heard = NOTHING
+        if self.ranks.rank == 0:
+            with contextlib.suppress(queue.Empty):
+                heard = self._inbox.get(timeout=seconds)
+        heard = self.ranks.tell(heard)
+        if heard == NOTHING:
+            raise queue.Empty
+        return None if heard == END else TO_TRAINER.validate_json(heard)
 
     def _note(self, message: ToTrainer | None) -> None:
         match message:
             case None:
-                self._inbox.put(None)  # for whoever asks next
+                self._inbox.put(END)  # for whoever asks next
                 raise TrainingFailed(GONE)
             case Pause():
                 self.paused = True
@@ -101,10 +125,11 @@ class Channel:
             case Contributions():
                 raise AssertionError("contributions arrived that nobody asked for")
 
-    def _receive(self) -> None:
-        with self._connection.makefile("rb") as stream:
+    def _receive(self, connection: socket.socket) -> None:
+        # reset: by a daemon that was killed before it had read all
+        with connection.makefile("rb") as stream, contextlib.suppress(ConnectionResetError):
             for data in stream:
-                self._inbox.put(TO_TRAINER.validate_json(data))
+                self._inbox.put(data)
         if not self._guest:
             os._exit(ORPHANED)
-        self._inbox.put(None)
+        self._inbox.put(END)

@@ -8,7 +8,7 @@ import numpy as np
 from conlora.core.consensus import edge_errors, factors
 from conlora.core.schema import Schema, Vector
 from conlora.core.sketch import Sketcher, SketchLayout
-from conlora.errors import TrainingFailed
+from conlora.errors import ConfigError, TrainingFailed
 from conlora.training.arena import Arena
 from conlora.training.channel import Channel
 from conlora.training.messages import Contributions, Mixed, Paused, Published, Unchanged
@@ -42,13 +42,14 @@ class Gossip:
     """The rounds of one model, whoever makes its optimizer steps.
 
     After each `local_steps` of them: the vector y goes to the arena, the daemon answers with the neighbours'
-    contributions, and `x = y + sum_j w_ij (y_j - y)` goes back into the model.
+    contributions, and `x = y + sum_j w_ij (y_j - y)` goes back into the model. Of several ranks the first does that, and
+    the others get its x.
     """
 
     def __init__(
         self,
         adapted: Adapted,
-        arena: Arena,
+        arena: Arena | None,
         channel: Channel,
         *,
         local_steps: int,
@@ -56,7 +57,9 @@ class Gossip:
         step: int,
         seed: int,
     ) -> None:
-        """rounds_mixed and step: what the model's values already contain, from the checkpoint. seed: the federation's."""
+        """arena: None on ranks other than 0. rounds_mixed and step: what the model's values already contain, from the
+        checkpoint. seed: the federation's.
+        """
         self.channel = channel
         self.rounds_mixed = rounds_mixed
         self.round_began = time.monotonic()
@@ -72,7 +75,9 @@ class Gossip:
         return step % self._local_steps == 0 and step // self._local_steps == self.rounds_mixed + 1
 
     def exchange(self) -> None:
-        """Publishes this round's vector and mixes what the neighbours have published. Raises TrainingFailed."""
+        """Publishes this round's vector and mixes what the neighbours have published. Raises TrainingFailed, and
+        ConfigError where the ranks of a program don't train one model together.
+        """
         schema, adapter = self._adapted.shared, self._adapted.adapter
         round_ = self.rounds_mixed + 1
         own = adapter.read(schema)
@@ -81,19 +86,30 @@ class Gossip:
                 f"round {round_}: the adapter is no longer finite; lower training.learning_rate, then start again from "
                 "the last checkpoint"
             )
-        self._arena.published[:] = own
+        if not self.channel.ranks.alike(own):
+            raise ConfigError(
+                f"round {round_}: the ranks of this program have trained apart; wrap the model that adapt returned in "
+                "DistributedDataParallel or fully_shard it, or start one process"
+            )
+        if self._arena is not None:
+            self._arena.published[:] = own
         self.channel.send(Published(round=round_))
         answer = self.channel.expect(Contributions)
         if answer.interrupted:
             return
-        neighbours = [(item.weight, self._arena.inbox(item.peer, item.slot)) for item in answer.items]
-        mixed = self._adapted.rule.mix(schema, own, neighbours)
-        adapter.write(schema, mixed)
-        self._arena.mixed[:] = mixed
-        errors, before, after = self._meter.measure(own, mixed, [vector for _, vector in neighbours])
-        self._arena.sketch_before[:], self._arena.sketch_after[:] = before, after
+        mixed, errors = (own, []) if self._arena is None else self._mix(self._arena, own, answer)
+        adapter.write(schema, self.channel.ranks.broadcast(mixed))
         self.rounds_mixed = round_
         self.channel.send(Mixed(round=round_, errors=errors))
+
+    def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> tuple[Vector, Errors]:
+        """What becomes of `own`, which the arena gets too, with the sketches, and the errors on the edges."""
+        neighbours = [(item.weight, arena.inbox(item.peer, item.slot)) for item in answer.items]
+        mixed = self._adapted.rule.mix(self._adapted.shared, own, neighbours)
+        arena.mixed[:] = mixed
+        errors, before, after = self._meter.measure(own, mixed, [vector for _, vector in neighbours])
+        arena.sketch_before[:], arena.sketch_after[:] = before, after
+        return mixed, errors
 
     def seconds_of_round(self) -> float:
         """Since the last call, pauses left out."""

@@ -4,7 +4,8 @@
     model = node.adapt(model)                    # a PEFT model that begins as on all other nodes
     Trainer(model=model, ..., callbacks=[node.callback()]).train()
 
-or, in a loop of your own, `node.step(loss)` after each optimizer step, until it says that the run is over.
+or, in a loop of your own, `node.step(loss)` after each optimizer step, until it says that the run is over. Under torchrun
+or accelerate launch all ranks say the same three lines; rank 0 joins, and the others follow it.
 """
 
 import os
@@ -26,7 +27,8 @@ from conlora.training.arena import Arena
 from conlora.training.channel import Channel
 from conlora.training.gossip import Gossip
 from conlora.training.messages import Finished, Layout, Ready, RoundDone, Saved, Setup, evaluated, finite
-from conlora.training.model import adapt
+from conlora.training.model import Adapted, adapt
+from conlora.training.ranks import launched
 from conlora.training.tasks import Base
 
 CONFIG_FILE = "conlora.yaml"
@@ -36,9 +38,16 @@ def join(node: str | Path) -> "Guest":
     """Joins a running daemon as its trainer.
 
     node: its configuration or the directory that holds it. Raises ConfigError for a configuration that does not fit, and
-    NodeUnreachable where no daemon waits for a program.
+    NodeUnreachable where no daemon waits for a program; on all ranks of the program.
     """
-    path = Path(node)
+    ranks = launched()
+    connection, memory = ranks.together(lambda: _connected(Path(node)) if ranks.rank == 0 else (None, None))
+    channel = Channel(connection, guest=True, ranks=ranks)
+    return Guest(channel, channel.expect(Setup), memory)
+
+
+def _connected(path: Path) -> tuple[socket.socket, int]:
+    """The connection to the daemon, and the descriptor of the memory."""
     config = load_config(path / CONFIG_FILE if path.is_dir() else path)
     if not config.guest:
         raise ConfigError(f"{path}: task.type: {config.task.type} has a trainer of its own; set it to guest to join")
@@ -51,20 +60,19 @@ def join(node: str | Path) -> "Guest":
         raise NodeUnreachable(
             f"{config.guest_socket}: no daemon waits there ({error}); start it with `conlora run`, one program at a time"
         ) from error
-    channel = Channel(connection, guest=True)
-    return Guest(config, channel, channel.expect(Setup), memory)
+    return connection, memory
 
 
 class Guest:
     """A program's end of its node."""
 
-    def __init__(self, config: NodeConfig, channel: Channel, setup: Setup, memory: int) -> None:
+    def __init__(self, channel: Channel, setup: Setup, memory: int | None) -> None:
         """Use `join`."""
-        self.config = config
+        self.config = NodeConfig.model_validate(setup.config)
         self._channel = channel
         self._setup = setup
         self._memory = memory
-        self._model: PeftModel | None = None
+        self._adapted: Adapted | None = None
         self._gossip: Gossip | None = None
         self._step = setup.step
         self._losses: list[float] = []
@@ -76,7 +84,8 @@ class Guest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # The other ranks can't be asked for their part of a checkpoint after an error in one of them.
+        self._leave(save=error is None or self._channel.ranks.size == 1)
 
     @property
     def round(self) -> int:
@@ -92,14 +101,18 @@ class Guest:
         """The model with the node's LoRA settings, and the values of the federation's start or of the last checkpoint.
 
         fresh: names of parameters that are not in the base's files, such as those of a new head; they are seeded, trained
-        and mixed. peft_type: PEFT's word for the task, which the exported adapter then bears. Raises ConfigError.
+        and mixed. peft_type: PEFT's word for the task, which the exported adapter then bears. Wrap what you get in
+        DistributedDataParallel, or fully_shard it, as you like. Raises ConfigError.
         """
         if self._gossip is not None:
             raise ConfigError("a node trains one model at a time; join again for another")
-        adapted = adapt(self.config, Base(model, frozenset(fresh)), peft_type)
-        if self._setup.resume_from:
+        ranks = self._channel.ranks
+        adapted = ranks.together(lambda: adapt(self.config, Base(model, frozenset(fresh)), peft_type))
+        if self._setup.resume_from and ranks.rank == 0:
             stored = load_file(Path(self._setup.resume_from) / "adapter_model.safetensors")
             set_peft_model_state_dict(adapted.model, stored)
+        full = adapted.adapter.schema
+        adapted.adapter.write(full, ranks.broadcast(adapted.adapter.read(full)))
         self._channel.send(
             Ready(
                 fingerprint=adapted.fingerprint,
@@ -109,26 +122,35 @@ class Guest:
             )
         )
         self._channel.expect(Layout)
-        layout = SketchLayout.of(adapted.adapter.schema, adapted.shared)
-        arena = Arena(self._memory, adapted.shared.size, len(self._setup.peers), layout.size)
-        self._model = adapted.model
+        self._adapted = adapted
         self._gossip = Gossip(
             adapted,
-            arena,
+            self._arena(adapted),
             self._channel,
             local_steps=self.config.training.local_steps,
             rounds_mixed=self._setup.round,
             step=self._setup.step,
             seed=self.config.federation.seed,
         )
-        os.close(self._memory)  # it is mapped
         self._obey()
+        if self._gossip.round_is_over(self._step) and not self._channel.stopping:
+            self._gossip.exchange()  # which a stop had cut off
         return adapted.model
+
+    def _arena(self, adapted: Adapted) -> Arena | None:
+        if self._memory is None:
+            return None
+        layout = SketchLayout.of(adapted.adapter.schema, adapted.shared)
+        arena = Arena(self._memory, adapted.shared.size, len(self._setup.peers), layout.size)
+        os.close(self._memory)  # it is mapped
+        self._memory = None
+        return arena
 
     def step(self, loss: float | None = None) -> bool:
         """To be called after each optimizer step; mixes where a round is over. Returns `finished`.
 
-        loss: of the step, for the node's history. Raises TrainingFailed where the daemon has ended.
+        loss: of the step, for the node's history, which gets the mean over the ranks. Raises TrainingFailed where the
+        daemon has ended, and ConfigError where ranks have trained apart.
         """
         gossip = self._required()
         self._step += 1
@@ -136,10 +158,10 @@ class Guest:
             self._losses.append(float(loss))
         if gossip.round_is_over(self._step):
             gossip.exchange()
-            mean = finite(sum(self._losses) / len(self._losses)) if self._losses else None
+            loss = self._channel.ranks.mean(sum(self._losses) / len(self._losses) if self._losses else None)
             self._losses.clear()
-            seconds = gossip.seconds_of_round()
-            self._channel.send(RoundDone(round=self.round, step=self._step, seconds=seconds, loss=mean))
+            seconds, loss = gossip.seconds_of_round(), None if loss is None else finite(loss)
+            self._channel.send(RoundDone(round=self.round, step=self._step, seconds=seconds, loss=loss))
             if self.finished or self.round % self.config.training.checkpoint_every == 0:
                 self._save()
         self._obey()
@@ -157,16 +179,20 @@ class Guest:
 
     def close(self) -> None:
         """Leaves the node, with a checkpoint of the last step. It waits for the next program, unless all rounds are done."""
+        self._leave(save=True)
+
+    def _leave(self, save: bool) -> None:
         try:
-            if self._gossip and self._gossip.saved_step != self._step:
+            if save and self._gossip and self._gossip.saved_step != self._step:
                 self._save()
             self._channel.send(Finished(complete=self.round >= self.config.training.rounds))
         except TrainingFailed:
             pass  # the daemon is gone already, and has said so in its log
         finally:
             self._channel.close()
-            if self._gossip is None:
+            if self._memory is not None:
                 os.close(self._memory)
+                self._memory = None
 
     def _obey(self) -> None:
         """What operators have asked for meanwhile: pauses, checkpoints, a stop."""
@@ -177,10 +203,12 @@ class Guest:
                 return
 
     def _save(self) -> None:
-        gossip, model = self._required(), self._model
-        assert model is not None
+        gossip, adapted = self._required(), self._adapted
+        assert adapted is not None
         path = Path(self._setup.staging) / f"checkpoint-{self._step}"
-        model.save_pretrained(str(path))
+        state = adapted.model.state_dict() | adapted.adapter.state()
+        if self._channel.ranks.rank == 0:
+            adapted.model.save_pretrained(str(path), state_dict=state)
         self._channel.checkpoint_wanted = False
         gossip.saved_step = self._step
         self._channel.send(Saved(path=str(path), round=self.round, step=self._step))

@@ -5,6 +5,8 @@ The conversation:  daemon  Setup ->            trainer  <- Ready
     each round:    trainer <- Published        daemon   Contributions ->        trainer <- Mixed, RoundDone
     now and then:  trainer <- Evaluated, Saved, Paused     daemon  Pause, Resume, Checkpoint, Stop ->
     at the end:    trainer <- Finished or Failed, and it exits
+
+Between the first rank of a trainer and each of the others: Setup ->, and <- Failed.
 """
 
 import math

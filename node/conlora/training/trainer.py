@@ -16,12 +16,14 @@ from peft.optimizers import create_loraplus_optimizer
 
 from conlora.config import NodeConfig
 from conlora.core.sketch import SketchLayout
-from conlora.errors import ConLoRAError
+from conlora.errors import ConLoRAError, RankLost
 from conlora.training.arena import Arena
 from conlora.training.callback import GossipCallback, ThrottleCallback
 from conlora.training.channel import Channel
 from conlora.training.data import Data, load_data
+from conlora.training.even import EvenTrainer
 from conlora.training.gossip import Gossip
+from conlora.training.launcher import all_ranks
 from conlora.training.messages import Failed, Finished, Layout, Ready, Setup
 from conlora.training.model import Built, build_model
 from conlora.training.quiet import quiet_libraries
@@ -34,24 +36,28 @@ def main(channel_descriptor: int, memory: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=channel_descriptor))
     setup = channel.expect(Setup)
-    channel.paused = setup.paused
     try:
-        complete = _run(channel, setup, memory)
+        with all_ranks(setup, channel) as channel.ranks:
+            complete = run(channel, setup, memory)
+    except RankLost as error:
+        sys.exit(str(error))  # a death like any other, after which the daemon starts a new trainer
     except ConLoRAError as error:
         channel.send(Failed(message=str(error), exit_code=error.exit_code))
         sys.exit(error.exit_code)
     channel.send(Finished(complete=complete))
 
 
-def _run(channel: Channel, setup: Setup, memory: int) -> bool:
+def run(channel: Channel, setup: Setup, memory: int | None) -> bool:
+    """Builds, and trains; returns whether all rounds are done. memory: None on ranks other than 0. Raises ConLoRAError."""
+    channel.paused = setup.paused
     config = NodeConfig.model_validate(setup.config)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     quiet_libraries()
     seed = local_seed(config)
     transformers.set_seed(seed)
-    built = build_model(config)
-    data = load_data(config.data, built.task, config.state_dir / "datasets", seed)
+    built = channel.ranks.together(lambda: build_model(config))
+    data = channel.ranks.after_first(lambda: load_data(config.data, built.task, config.state_dir / "datasets", seed))
     channel.send(
         Ready(
             fingerprint=built.fingerprint,
@@ -61,14 +67,16 @@ def _run(channel: Channel, setup: Setup, memory: int) -> bool:
         )
     )
     channel.expect(Layout)
-    layout = SketchLayout.of(built.adapter.schema, built.shared)
-    arena = Arena(memory, built.shared.size, len(setup.peers), layout.size)
+    arena = None
+    if memory is not None:
+        layout = SketchLayout.of(built.adapter.schema, built.shared)
+        arena = Arena(memory, built.shared.size, len(setup.peers), layout.size)
     if setup.round >= config.training.rounds:
         return True
     return train(config, setup, built, data, arena, channel)
 
 
-def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Arena, channel: Channel) -> bool:
+def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Arena | None, channel: Channel) -> bool:
     """Trains to the configured round, or until the daemon says stop; returns whether all rounds are done."""
     training = config.training
     gossip = Gossip(
@@ -90,7 +98,7 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Are
     ]
     if training.slowdown > 1:
         callbacks.insert(0, ThrottleCallback(channel, training.slowdown))
-    trainer = transformers.Trainer(
+    trainer = EvenTrainer(
         model=built.model,
         args=arguments(config, Path(setup.staging)),
         train_dataset=data.train,
@@ -145,7 +153,9 @@ def arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArgumen
         lr_scheduler_type=training.lr_scheduler,
         weight_decay=training.weight_decay,
         seed=local_seed(config),
-        use_cpu=training.device == "cpu" or not torch.accelerator.is_available(),
+        # gloo, with which several processes meet where there is no CUDA, is for the CPU
+        use_cpu=training.device == "cpu"
+        or not (torch.cuda if training.processes > 1 else torch.accelerator).is_available(),
         dataloader_pin_memory=torch.cuda.is_available() and training.device != "cpu",
         # The callback decides when; these only keep the Trainer from deciding too.
         logging_strategy="steps",
