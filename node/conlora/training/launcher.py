@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from conlora.config import NodeConfig, TrainingSection
 from conlora.errors import ConfigError, ConLoRAError, RankLost
 from conlora.training.channel import Channel
 from conlora.training.messages import FROM_TRAINER, Failed, Setup, line
@@ -28,22 +29,22 @@ def all_ranks(setup: Setup, channel: Channel) -> Iterator[Ranks]:
 
     channel: to the daemon, which is told why another rank failed. Raises ConfigError.
     """
-    training = setup.config["training"]
-    if training["processes"] == 1:
+    training = NodeConfig.model_validate(setup.config).training
+    if training.processes == 1:
         yield OneRank()
         return
-    _require_gpus(training["processes"], training["device"])
-    with _rendezvous(training["processes"]), _Followers(setup, channel):
+    _require_gpus(training)
+    with _rendezvous(training.processes), _Followers(setup, channel, training.processes - 1):
         yield launched()
 
 
-def _require_gpus(processes: int, device: str) -> None:
+def _require_gpus(training: TrainingSection) -> None:
     import torch
 
-    if device == "auto" and torch.cuda.is_available() and torch.cuda.device_count() < processes:
+    if training.device == "auto" and torch.cuda.is_available() and torch.cuda.device_count() < training.processes:
         raise ConfigError(
-            f"training.processes: {processes}, but this machine shows {torch.cuda.device_count()} GPUs; lower it, or set "
-            "training.device to cpu"
+            f"training.processes: {training.processes}, but this machine shows {torch.cuda.device_count()} GPUs; lower it, "
+            "or set training.device to cpu"
         )
 
 
@@ -76,7 +77,8 @@ def _numbered(rank: int) -> dict[str, str]:
 class _Followers:
     """The ranks but the first: started on entering, and ended, or waited for where all went well, on leaving."""
 
-    def __init__(self, setup: Setup, channel: Channel) -> None:
+    def __init__(self, setup: Setup, channel: Channel, number: int) -> None:
+        self._number = number
         self._setup = setup
         self._channel = channel
         self._over = False
@@ -84,7 +86,7 @@ class _Followers:
         self._watches: list[threading.Thread] = []
 
     def __enter__(self) -> None:
-        for rank in range(1, self._setup.config["training"]["processes"]):
+        for rank in range(1, self._number + 1):
             ours, theirs = socket.socketpair()
             with theirs:
                 process = subprocess.Popen(
