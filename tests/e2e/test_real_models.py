@@ -1,4 +1,7 @@
-"""Real weights and real data: the federations of deploy/models, whose figures docs/models.md shows."""
+"""Real weights and real data: the federations of deploy/models, whose figures docs/models.md shows.
+
+Their reports stay in runs/models, from which `python deploy/models/table.py runs/models` makes its table.
+"""
 
 import json
 import os
@@ -18,11 +21,12 @@ SPECS = sorted((ROOT / "deploy" / "models").glob("*.yaml"))
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
-def test_a_federation_beats_its_nodes_alone(spec: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "conlora", "testbed", "run", str(spec), "-o", str(tmp_path / "out")]
+def test_a_federation_beats_its_nodes_alone(spec: Path) -> None:
+    output = ROOT / "runs" / "models" / spec.stem
+    command = [sys.executable, "-m", "conlora", "testbed", "run", str(spec), "-o", str(output), "--overwrite"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment, timeout=3500)
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((output / "summary.json").read_text())
     metric = metric_of(summary)
     assert [run["rule"] for run in summary["runs"]] == ["lora", "freeze-a"]
     for run in summary["runs"]:
