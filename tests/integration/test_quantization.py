@@ -8,12 +8,13 @@ import bitsandbytes
 import pytest
 import torch
 import transformers
+import yaml
 from safetensors.torch import load_file, save_file
 from tests.families import DECODER, FAMILIES, make_base, make_data, tokenizer
 
 from conlora.config import NodeConfig
 from conlora.errors import ConfigError
-from conlora.training.evaluate import _on, exported
+from conlora.training.evaluate import Request, evaluate
 from conlora.training.model import build_model
 from conlora.training.quantization import placement
 
@@ -101,10 +102,15 @@ def test_it_still_teaches_after_an_evaluation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_an_exported_adapter_is_evaluated_on_a_quantised_base(bits: str, tmp_path: Path) -> None:
-    built = build_model(configured("bert", tmp_path, bits))
-    built.model.save_pretrained(tmp_path / "adapter")
-    ((_, model),) = exported(_on("cpu", built.task.base().model), {"only": tmp_path / "adapter"})
-    assert quantised(model)
+    config = configured("bert", tmp_path, bits)
+    build_model(config).model.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    assert config.data.path is not None
+    request = Request(
+        config=tmp_path / "node.yaml", test=config.data.path, adapters={"start": tmp_path / "adapter"}, threads=1
+    )
+    told = evaluate(request)
+    assert told["after"] == {"start": pytest.approx(told["before"], rel=1e-5)}
 
 
 def test_a_base_is_spread_as_the_configuration_says(tmp_path: Path) -> None:
