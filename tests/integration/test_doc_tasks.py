@@ -1,7 +1,6 @@
 """Every configuration in docs/how-to/tasks.md, as it stands there, trains a node on rows of the kind that it is about."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,9 @@ def title(example: dict[str, Any]) -> str:
     return "-".join(str(value) for value in task.values() if isinstance(value, str))
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("example", EXAMPLES, ids=title)
-def test_an_example_trains_as_it_stands(
-    example: dict[str, Any], daemons: Daemons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(ROOT / "docs" / "examples"), os.environ.get("PYTHONPATH", "")])
-    )
+def test_an_example_trains_as_it_stands(example: dict[str, Any], daemons: Daemons, tmp_path: Path) -> None:
     task = example.get("task", {"type": "causal-lm"})
     base = make_base(BASES[task["type"]], tmp_path / "base")
     if "messages_column" in task:

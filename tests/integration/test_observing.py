@@ -55,6 +55,7 @@ def agrees(seen: Federation | None, truth: Consensus, where: str) -> None:
         assert guess == pytest.approx(value, rel=0.3), f"{where}: {name}"
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("rule", ["lora", "freeze-a"])
 def test_every_node_of_a_path_tells_the_federations_error(daemons: Daemons, rule: str) -> None:
     """In lockstep, so that each run trains the same vectors: what is within its bars today is so tomorrow."""
@@ -79,6 +80,7 @@ def test_every_node_of_a_path_tells_the_federations_error(daemons: Daemons, rule
         assert last.edge_error == pytest.approx(sum(edge.error.product for edge in view.edges) / len(view.edges))
 
 
+@pytest.mark.usefixtures("forks")
 def test_an_opted_out_node_is_absent_elsewhere_and_carries_others(daemons: Daemons) -> None:
     port = free_port()
     nodes = path_of(daemons, {"b": {"sketched": False}, "a": {"metrics": f"127.0.0.1:{port}"}}, rule="lora")

@@ -18,9 +18,6 @@ from tests.ranked_loop import forked
 
 from conlora.store.history import History
 from conlora.store.recording import Recording
-from conlora.testbed.processes import Interrupts
-from conlora.testbed.trainers import forkserver
-from conlora.training.process import FORKSERVER
 
 ENDLESS = {"rounds": 1_000_000}
 
@@ -31,15 +28,6 @@ Start = Callable[[Daemon, str, int], list[ForkServerProcess]]
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model without dropout, whose figures two runs can share."""
     return make_base("llama", tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The first ranks of nodes' own trainers are forked, as in testbeds."""
-    log = tmp_path_factory.mktemp("forks") / "forkserver.log"
-    with forkserver(dict(os.environ), log, Interrupts()) as env, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FORKSERVER, env[FORKSERVER])
-        yield
 
 
 @pytest.fixture

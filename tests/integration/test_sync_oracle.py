@@ -15,6 +15,7 @@ from conlora.store.recording import Recording
 ROUNDS = 5
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize(("topology", "nodes"), [("ring", 4), ("T2", 7)])
 def test_sync_equals_the_dumb_oracle(
     topology: str, nodes: int, tmp_path: Path, tiny_model: Path, tiny_data: Path

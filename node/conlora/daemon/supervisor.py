@@ -114,7 +114,8 @@ class Supervisor:
             log.error("trainer died", reason=ending, restart_in_seconds=backoff)
             await self._set_state(State.RESTARTING, ending)
             try:
-                await asyncio.wait_for(self._stopping.wait(), backoff)
+                async with asyncio.timeout(backoff):
+                    await self._stopping.wait()
             except TimeoutError:
                 continue
         if not self._stopping.is_set():

@@ -1,4 +1,8 @@
-"""One link: the conversation of two nodes over one bidirectional stream, the same whoever dialled."""
+"""One link: the conversation of two nodes over one bidirectional stream, the same whoever dialled.
+
+`asyncio.wait_for` has no place here: before Python 3.12 it loses a cancellation that comes together with what it waits for, and
+where frames keep coming a link would never end.
+"""
 
 import asyncio
 from collections import deque
@@ -83,7 +87,8 @@ class Mailbox:
     async def next(self, patience: float) -> Transfer | Frame | None:
         """A snapshot, or the goodbye frame, or None when nothing came within `patience` seconds."""
         try:
-            await asyncio.wait_for(self._changed.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self._changed.wait()
         except TimeoutError:
             return None
         if self._goodbye is not None:
@@ -118,7 +123,8 @@ class Link:
         """
         await self._stream.write(wire.hello(name, instance, settings, probe))
         try:
-            theirs = await asyncio.wait_for(self._next_hello(), wire.HANDSHAKE_SECONDS)
+            async with asyncio.timeout(wire.HANDSHAKE_SECONDS):
+                theirs = await self._next_hello()
         except TimeoutError:
             raise ProtocolError(f"{self.peer.name} did not say Hello within {wire.HANDSHAKE_SECONDS:.0f} s") from None
         if problems := wire.differences(settings, theirs):
@@ -165,7 +171,8 @@ class Link:
     async def _say(self, goodbye: Frame) -> None:
         """Sends a last frame, if the transport still takes it within a moment."""
         try:
-            await asyncio.wait_for(self._write(goodbye), wire.GOODBYE_SECONDS)
+            async with asyncio.timeout(wire.GOODBYE_SECONDS):
+                await self._write(goodbye)
         except (TimeoutError, PeerError):
             return  # it was a courtesy: the other side finds the end of the stream instead
 
@@ -250,7 +257,8 @@ class Link:
     async def _next_frame(self) -> Frame:
         """The next frame that is no farewell. Raises LinkClosed or ProtocolError where there is none."""
         try:
-            frame = await asyncio.wait_for(self._stream.read(), wire.SILENCE_SECONDS)
+            async with asyncio.timeout(wire.SILENCE_SECONDS):
+                frame = await self._stream.read()
         except TimeoutError:
             raise PeerError(f"nothing heard from {self.peer.name} for {wire.SILENCE_SECONDS:.0f} s") from None
         if frame is None:

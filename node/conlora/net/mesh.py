@@ -145,7 +145,8 @@ class Mesh:
         if self._closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, wire.LEAVING)
         try:
-            await asyncio.wait_for(self._ready.wait(), wire.HANDSHAKE_SECONDS / 2)
+            async with asyncio.timeout(wire.HANDSHAKE_SECONDS / 2):
+                await self._ready.wait()
         except TimeoutError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "still loading the model")
         await self._converse(state, AcceptedStream(state.peer.name, context), dialled=False)

@@ -19,7 +19,8 @@ async def _probe(name: str, identity: Identity, peer: Peer, settings: Federation
     async with dialled_stream(identity, peer) as stream:
         link = Link(peer, stream, dialled=True, depth=1)
         try:
-            await asyncio.wait_for(link.shake_hands(name, os.urandom(8), settings, probe=True), seconds)
+            async with asyncio.timeout(seconds):
+                await link.shake_hands(name, os.urandom(8), settings, probe=True)
         except TimeoutError:
             raise PeerError(
                 f"{peer.name} did not answer within {seconds:.0f} s; is it running, and does a firewall let you through?"

@@ -102,7 +102,8 @@ class TrainerProcess:
     async def exited(self) -> str:
         """Waits for the process to end (killing it after a while) and says in words how it ended; empty: in good order."""
         try:
-            code = await asyncio.wait_for(self._process.wait(), EXIT_SECONDS)
+            async with asyncio.timeout(EXIT_SECONDS):
+                code = await self._process.wait()
         except TimeoutError:
             self.kill()
             code = await self._process.wait()

@@ -1,0 +1,66 @@
+"""A link ends when it is told to, however busy it is."""
+
+import asyncio
+
+import pytest
+
+from conlora.net import wire
+from conlora.net.identity import Peer
+from conlora.net.link import Link, Mailbox
+from conlora.net.wire import Frame
+
+
+class Busy:
+    """A stream on which a frame comes whenever the test lets one in, and everything is taken at once."""
+
+    def __init__(self) -> None:
+        self.arrived = asyncio.Event()
+
+    async def read(self) -> Frame | None:
+        """See `link.Stream`."""
+        await self.arrived.wait()
+        self.arrived.clear()
+        return wire.heartbeat()
+
+    async def write(self, frame: Frame) -> None:
+        """See `link.Stream`."""
+
+
+class Nobody:
+    """A receiver that is never asked for anything but sketches."""
+
+    max_snapshot_bytes = max_sketch_bytes = 0
+
+    def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[wire.Transfer]:
+        """See `link.Receiver`."""
+        return []
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_cancellation_that_comes_with_a_frame_is_not_lost(turns: int) -> None:
+    """`turns` of the event loop after it, for the frame passes through several callbacks."""
+    stream = Busy()
+    link = Link(Peer("b", "B", "", None), stream, dialled=True, depth=1)
+    running = asyncio.ensure_future(link.run(Nobody()))
+    await asyncio.sleep(0.01)
+    stream.arrived.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    done, _ = await asyncio.wait({running}, timeout=2)
+    assert done == {running}
+    assert running.cancelled()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_cancellation_that_comes_with_a_snapshot_to_send_is_not_lost(turns: int) -> None:
+    mailbox = Mailbox(1)
+    waiting = asyncio.ensure_future(mailbox.next(60))
+    await asyncio.sleep(0.01)
+    mailbox.close(wire.goodbye(wire.Goodbye.REASON_LEAVING))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if not waiting.done():
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
