@@ -111,8 +111,9 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.usefixtures("forks")
 def test_kill_9_of_a_daemon_costs_at_most_the_round_in_progress(daemons: Daemons) -> None:
-    a, b = daemons.pair({"rounds": 60, "slowdown": 30, "checkpoint_every": 1})
+    a, b = daemons.pair({"rounds": 40, "slowdown": 20, "checkpoint_every": 1})
     a.start()
     b.start()
     linked = a.wait_for(lambda s: s.round >= 3 and s.peers[0].link == "up", "three rounds")
@@ -131,9 +132,10 @@ def test_kill_9_of_a_daemon_costs_at_most_the_round_in_progress(daemons: Daemons
     with History(a.state_dir / "history.db") as history:
         rounds = [row["round"] for row in history.rows("rounds")]
     assert rounds == sorted(set(rounds))
-    assert rounds[-1] == 60
+    assert rounds[-1] == 40
 
 
+@pytest.mark.usefixtures("forks")
 def test_nobody_waits_for_a_slow_neighbour(daemons: Daemons) -> None:
     fast, slow = daemons.pair({"rounds": 30, "slowdown": 3})
     slow.config["training"]["slowdown"] = 60
@@ -163,6 +165,7 @@ def test_a_trainer_that_dies_is_started_again_from_the_last_checkpoint(daemons: 
     node.wait_for(lambda s: s.round > before.round, "goes beyond where it died")
 
 
+@pytest.mark.usefixtures("forks")
 def test_operators_wishes_take_effect_between_steps(daemons: Daemons, tmp_path: Path) -> None:
     node = daemons.make("a", {**ENDLESS, "slowdown": 5, "checkpoint_every": 1_000_000})
     node.start("--paused")
@@ -198,6 +201,7 @@ def test_stop_before_the_first_step_leaves_nothing_behind(daemons: Daemons) -> N
     assert node.exit_code() == 0
 
 
+@pytest.mark.usefixtures("forks")
 def test_resuming_continues_exactly_where_it_stopped(daemons: Daemons) -> None:
     """A run that is stopped in the middle ends with the very weights of one that is not: optimizer, data, dropout."""
     settings = {"rounds": 12, "record_vectors": True, "checkpoint_every": 3}
@@ -219,6 +223,7 @@ def test_resuming_continues_exactly_where_it_stopped(daemons: Daemons) -> None:
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-6)
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_users_mistake_ends_the_daemon_with_a_sentence(daemons: Daemons, tmp_path: Path) -> None:
     data = tmp_path / "wrong.csv"
     data.write_text("text,label\nthe film was good,positive\nthe day was bad,meh\n")
@@ -231,6 +236,7 @@ def test_a_users_mistake_ends_the_daemon_with_a_sentence(daemons: Daemons, tmp_p
     assert "Traceback" not in log
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_second_daemon_of_the_same_node_is_refused(daemons: Daemons) -> None:
     node = daemons.make("a", ENDLESS)
     node.start("--paused")
@@ -243,6 +249,7 @@ def test_a_second_daemon_of_the_same_node_is_refused(daemons: Daemons) -> None:
     assert node.status() is not None
 
 
+@pytest.mark.usefixtures("forks")
 def test_sync_without_a_neighbour_ends_with_a_clear_error(daemons: Daemons) -> None:
     federation = {"seed": 1, "rule": "lora", "mode": "sync", "sync_deadline_seconds": 2}
     a, _ = daemons.pair(federation=federation)
@@ -251,6 +258,7 @@ def test_sync_without_a_neighbour_ends_with_a_clear_error(daemons: Daemons) -> N
     assert "no snapshot of this round from b within 2 s" in a.log.read_text()
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_daemon_stays_small(daemons: Daemons) -> None:
     node = daemons.make("a", ENDLESS)
     node.start()

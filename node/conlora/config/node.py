@@ -23,7 +23,6 @@ class ModelSection(Section):
     base: str = Field(description="a folder with config.json and weights, or a hub id")
     revision: str | None = Field(None, description="hub revision; pin one in a real federation")
     dtype: Precision = Field("float32", description="of the frozen weights in memory; may differ between nodes")
-
     quantization: Literal["4bit", "8bit"] | None = Field(
         None,
         description="of the frozen weights in memory, by bitsandbytes (`conlora[quantized]`); may differ between nodes",
