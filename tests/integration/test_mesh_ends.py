@@ -183,5 +183,6 @@ async def test_what_ends_a_second_link_is_not_told_of_the_edge(
     async with dialled_stream(a.identity, b.card()) as stream:
         assert await stream.read() is not None, "b says Hello"
     await until(lambda: noted, "b has noticed")
-    assert noted == ["a went away without a word"]
+    # gRPC tells it by the end of the stream, or by cancelling what reads from it, whichever is first
+    assert noted in (["a ended the link without a word"], ["a went away without a word"])
     assert (b.state(a).word, b.state(a).last_error) == ("up", "")
