@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class SeveralRanks:
             failure = json.dumps([type(error).__name__, str(error)]).encode()
         lengths = self._from_all(np.array([len(failure)]))[:, 0]
         if not lengths.any():
-            return result  # type: ignore[return-value]  # nothing has failed, so do() has returned it
+            return cast(T, result)  # nothing has failed, so do() has returned it
         told = self._from_all(np.frombuffer(failure.ljust(lengths.max()), np.uint8))
         kind, message = json.loads(told[np.flatnonzero(lengths)[0]].tobytes())
         raise getattr(errors, kind)(message)
@@ -135,7 +135,7 @@ class SeveralRanks:
     def after_first(self, do: Callable[[], T]) -> T:
         """See `Ranks`."""
         first = self.together(lambda: do() if self.rank == 0 else None)
-        return first if self.rank == 0 else do()  # type: ignore[return-value]  # rank 0's do() has returned it
+        return cast(T, first) if self.rank == 0 else do()  # rank 0's do() has returned it
 
     def barrier(self) -> None:
         """See `Ranks`."""
