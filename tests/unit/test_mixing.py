@@ -3,11 +3,15 @@
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conlora.core import mixing
 from conlora.core.mixing import metropolis_weight, mix
+from conlora.core.rules import RULES, Rule
+from conlora.core.schema import Role, Schema, TensorSpec
 from conlora.core.topology import metropolis_matrix
+from conlora.training.blending import lerp
 
 
 def random_graph(n: int, seed: int) -> nx.Graph:
@@ -39,9 +43,50 @@ def test_weights_are_those_of_the_formula() -> None:
     assert metropolis_weight(2, 4) == metropolis_weight(4, 2) == pytest.approx(1 / 5)
 
 
-def test_neighbours_that_agree_change_no_bit() -> None:
-    y = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    np.testing.assert_array_equal(mix(y, [(1 / 3, y.copy()), (1 / 3, y.copy())]), y)
+blends = pytest.mark.parametrize("blend", [mixing.blend, lerp])
+weights = st.lists(st.floats(1e-3, 1), min_size=0, max_size=8).map(lambda raw: [w / (1 + sum(raw)) for w in raw])
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixing, "BLOCK", 64)
+
+
+@blends
+@given(weights=weights, size=st.integers(0, 300), seed=st.integers(0, 99))
+@pytest.mark.usefixtures("small_blocks")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_mixing_is_as_accurate_as_fp32(blend: mixing.Blend, weights: list[float], size: int, seed: int) -> None:
+    own, *others = np.random.default_rng(seed).normal(size=(len(weights) + 1, size)).astype(np.float32)
+    pairs = list(zip(weights, others, strict=True))
+    exact = own.astype(np.float64)
+    for weight, other in pairs:
+        exact += weight * (other.astype(np.float64) - own)
+    before = own.copy(), [other.copy() for other in others]
+    out = np.full(size, np.nan, np.float32)
+    assert mix(own, pairs, out, blend) is out
+    np.testing.assert_allclose(out, exact, atol=4e-7 * (1 + len(pairs)))
+    np.testing.assert_array_equal(mix(own, pairs, blend=blend), out)
+    np.testing.assert_array_equal(own, before[0])
+    np.testing.assert_array_equal(others, before[1] or np.empty((0,)))
+    assert mix(own, pairs, own, blend) is own
+    np.testing.assert_array_equal(own, out)
+
+
+@blends
+@given(weights=weights, seed=st.integers(0, 99))
+def test_neighbours_that_agree_change_no_bit(blend: mixing.Blend, weights: list[float], seed: int) -> None:
+    y = np.random.default_rng(seed).normal(size=100).astype(np.float32)
+    assert mix(y, [(weight, y.copy()) for weight in weights], blend=blend).tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("rule", RULES.values())
+def test_rules_mix_into_what_they_are_given(rule: Rule) -> None:
+    y, other, out = np.zeros(4, np.float32), np.ones(4, np.float32), np.empty(4, np.float32)
+    schema = Schema((TensorSpec("a", "m", Role.A, (4,)),))
+    assert rule.mix(schema, y, [(0.25, other)], out) is out
+    assert out.tolist() == [0.25] * 4
+    assert rule.mix(schema, y, [(0.25, other)], blend=lerp).tolist() == [0.25] * 4
 
 
 def test_the_published_vector_is_left_alone() -> None:

@@ -7,7 +7,7 @@ of products is not the product of means; `freeze-a` makes mixing B the same as m
 from collections.abc import Sequence
 from typing import Protocol
 
-from conlora.core.mixing import mix
+from conlora.core.mixing import Blend, blend, mix
 from conlora.core.schema import Role, Schema, Vector
 
 
@@ -29,8 +29,19 @@ class Rule(Protocol):
         """A learning rate that suits this rule where the configuration names none."""
         ...
 
-    def mix(self, schema: Schema, own: Vector, neighbours: Sequence[tuple[float, Vector]]) -> Vector:
-        """The new shared vector (shape `(schema.size,)`, fp32) from the node's own and its neighbours' weighted ones."""
+    def mix(
+        self,
+        schema: Schema,
+        own: Vector,
+        neighbours: Sequence[tuple[float, Vector]],
+        out: Vector | None = None,
+        blend: Blend = blend,
+    ) -> Vector:
+        """The new shared vector (shape `(schema.size,)`, fp32) from the node's own and its neighbours' weighted ones.
+
+        Written to `out` where that is given (it may be `own`), and returned. `blend` is all the arithmetic that a rule needs:
+        a caller that has torch brings a faster one.
+        """
         ...
 
 
@@ -42,9 +53,16 @@ class MixFactors:
         self.shared = shared
         self.default_learning_rate = default_learning_rate
 
-    def mix(self, schema: Schema, own: Vector, neighbours: Sequence[tuple[float, Vector]]) -> Vector:
+    def mix(
+        self,
+        schema: Schema,
+        own: Vector,
+        neighbours: Sequence[tuple[float, Vector]],
+        out: Vector | None = None,
+        blend: Blend = blend,
+    ) -> Vector:
         """See `Rule.mix`; the schema does not matter, since all tensors are treated alike."""
-        return mix(own, neighbours)
+        return mix(own, neighbours, out, blend)
 
 
 LORA = MixFactors("lora", frozenset({Role.A, Role.B, Role.HEAD}), default_learning_rate=2e-3)
