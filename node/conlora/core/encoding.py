@@ -5,6 +5,7 @@ chunk on the wire each, so that a piece is encoded and decoded on its own, while
 little-endian, as is every machine we run on.
 """
 
+import io
 import json
 import struct
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from conlora.core.schema import Schema, Vector
 
 CHUNK_BYTES = 1 << 20
 BLOCK = 256  # elements that share a scale in int8
-STEP = 32 * 1024  # elements that are worked on at a time: 128 KiB and their scratch stay in L2; a multiple of BLOCK
+STEP = 64 * 1024  # elements that are worked on at a time: 256 KiB and their scratch stay in L2; a multiple of BLOCK
 TINY = np.finfo(np.float32).tiny
 
 Buffer = bytes | bytearray | memoryview
@@ -81,8 +82,10 @@ class Format:
         if self.encoding is Encoding.FP32 and not delta:
             data = vector[piece.start : piece.stop].tobytes()
         else:
-            with np.errstate(all="ignore"):
-                data = self._pack(piece, vector, sent if delta else None)
+            stream = io.BytesIO(bytes(piece.nbytes))  # the one way to write into what becomes bytes, without a copy
+            with stream.getbuffer() as buffer, np.errstate(all="ignore"):
+                self._pack(buffer, piece, vector, sent if delta else None)
+            data = stream.getvalue()
         if sent is not None:
             self.decode(piece, data, sent, sent if delta else None)
         return data
@@ -94,8 +97,9 @@ class Format:
             an exception or a warning.
         out, base: shape `(schema.size,)`, fp32; of both the piece's elements alone are touched.
         """
-        packed = self._layout.open(np.frombuffer(data, np.uint8), piece.stop - piece.start)
-        scratch = np.empty(0 if base is None else min(STEP, piece.stop - piece.start), np.float32)
+        length = piece.stop - piece.start
+        packed = self._layout.open(np.frombuffer(data, np.uint8), length)
+        scratch = np.empty(min(STEP, length), np.float32)
         with np.errstate(all="ignore"):
             for at, elements in _steps(piece):
                 target = out[elements]
@@ -106,16 +110,15 @@ class Format:
                     packed.get(at, difference)
                     np.add(base[elements], difference, out=target)
 
-    def _pack(self, piece: Piece, vector: Vector, base: Vector | None) -> bytes:
-        wire = np.empty(piece.nbytes, np.uint8)
-        packed = self._layout.open(wire, piece.stop - piece.start)
-        scratch = np.empty(min(STEP, piece.stop - piece.start), np.float32)
+    def _pack(self, buffer: memoryview, piece: Piece, vector: Vector, base: Vector | None) -> None:
+        length = piece.stop - piece.start
+        packed = self._layout.open(np.frombuffer(buffer, np.uint8), length)
+        scratch = np.empty(min(STEP, length), np.float32)
         for at, elements in _steps(piece):
             values = vector[elements]
             if base is not None:
                 values = np.subtract(values, base[elements], out=scratch[: len(values)])
             packed.put(at, values)
-        return wire.tobytes()
 
 
 def _steps(piece: Piece) -> Iterator[tuple[int, slice]]:
@@ -209,8 +212,9 @@ class _BlockwisePiece:
         scratch = self._scratch[: len(values)]
         scales = self._scales[at // BLOCK : _blocks(at + len(values))]
         np.abs(values, out=scratch)
-        np.maximum.reduceat(scratch, self._firsts[: len(scales)], out=scales)
-        scales /= 127
+        # Positive floats are ordered as their bits are, NaN last, and numpy finds the largest integer in half the time.
+        largest = np.maximum.reduceat(scratch.view(np.int32), self._firsts[: len(scales)])
+        np.divide(largest.view(np.float32), 127, out=scales)
         scales[scales < TINY] = 0  # whose inverse would overflow; not true of NaN, which stays
         inverses = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
         _multiply(values, inverses, out=scratch)
