@@ -4,16 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from conlora.core.encoding import Encoding, Format
 from conlora.core.federation import FederationSettings
+from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.errors import SketchRejected
-from conlora.net import wire
 from conlora.net.identity import Identity, Peer, create_identity
 from conlora.net.link import Link
 from conlora.net.mesh import Mesh, PeerState
+from conlora.net.transfers import Formats, Landing, Outgoing
 from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer
 from tests.daemons import free_port
 
@@ -32,20 +35,21 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = PATIEN
 
 
 class FakeNode:
-    """What a mesh needs of a node: it records links, snapshots and sketches."""
+    """What a mesh needs of a node: it records links, snapshots and sketches. size: elements of a vector."""
 
-    max_snapshot_bytes = 64 << 20
     max_sketch_bytes = 1 << 20
+    size = 250
+    encoding: Encoding | None = Encoding.FP32
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
-        self.snapshots: list[tuple[str, int, int, bool]] = []  # peer, round, degree, whether the payload is whole
-        self.first: list[Transfer] = []
+        self.snapshots: list[tuple[str, int, int, bool]] = []  # peer, round, degree, whether every element is right
+        self.first: list[Outgoing] = []
         self.sketches: list[tuple[str, bytes]] = []
         self.owed: list[Transfer] = []  # sketches for the next neighbour that has room
         self.linked = asyncio.Event()
 
-    def link_up(self, peer: Peer) -> list[Transfer]:
+    def link_up(self, peer: Peer) -> list[Outgoing]:
         """Records; returns the snapshots to begin with."""
         self.events.append(("up", peer.name))
         self.linked.set()
@@ -55,10 +59,24 @@ class FakeNode:
         """Records."""
         self.events.append(("down", peer.name))
 
-    def snapshot_received(self, peer: Peer, header: SnapshotHeader, payload: bytearray) -> None:
-        """Records, and compares the digest."""
-        whole = sha256(payload).digest() == header.sha256
-        self.snapshots.append((peer.name, header.round, header.degree, whole))
+    @property
+    def formats(self) -> Formats:
+        """Of one long tensor."""
+        schema = Schema((TensorSpec("all", "all", Role.HEAD, (self.size,)),))
+        return {encoding.value: Format(schema, encoding) for encoding in Encoding}
+
+    def encoding_for(self, peer: Peer) -> Encoding | None:
+        """The same for all."""
+        return self.encoding
+
+    def snapshot_begins(self, peer: Peer, header: SnapshotHeader) -> Landing | None:
+        """Anywhere."""
+        return Landing(0, np.full(self.size, np.nan, np.float32), None)
+
+    def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:
+        """Records, and compares with what was sent."""
+        right = np.array_equal(landing.out, vector(header.round, self.size))
+        self.snapshots.append((peer.name, header.round, header.degree, right))
 
     def sketch_received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
         """Records; what begins with a zero is refused."""
@@ -114,9 +132,14 @@ class Member:
         return self.state(other).link
 
 
-def snapshot(round_: int, nbytes: int = 1000, degree: int = 1) -> Transfer:
-    """A payload of pseudo-random bytes."""
-    return wire.outgoing(round_, degree, (sha256(str(round_).encode()).digest() * (nbytes // 32 + 1))[:nbytes])
+def vector(round_: int, size: int) -> Vector:
+    """What every node publishes in that round."""
+    return np.random.default_rng(round_).standard_normal(size, np.float32)
+
+
+def snapshot(round_: int, size: int = FakeNode.size, degree: int = 1) -> Outgoing:
+    """A node's vector in that round."""
+    return Outgoing(round_, degree, 0, vector(round_, size), shared=False, on_free=lambda: None)
 
 
 def linked(a: Member, b: Member) -> bool:

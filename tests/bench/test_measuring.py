@@ -60,7 +60,7 @@ def demo_round() -> Callable[[], None]:
 
 def measuring(rule: str) -> Callable[[], Any]:
     """What a node with two neighbours measures at a mix."""
-    from conlora.training.gossip import Meter
+    from conlora.daemon.meter import Meter
 
     full = full_schema(MINILM)
     shared = full.select(RULES[rule])

@@ -32,7 +32,7 @@ def test_the_committed_code_is_current() -> None:
 
 def test_a_changed_proto_is_seen(copy: Path) -> None:
     proto = copy / "proto" / "conlora" / "v1" / "peer.proto"
-    proto.write_text(proto.read_text().replace("bool probe = 5;", "bool probe = 6;"))
+    proto.write_text(proto.read_text().replace("bool probe = 5;", "bool probe = 9;"))
     done = check(copy)
     assert done.returncode == 1
     assert "node/conlora/v1 differs from proto/: peer_pb2.py" in done.stderr

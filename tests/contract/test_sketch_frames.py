@@ -1,7 +1,7 @@
 """Sketches from peers that send anything: a violation ends the link, a bad sketch costs itself, and none reaches training."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -11,18 +11,20 @@ from tests.fakes import shown
 from tests.scripts import Script
 from tests.sketch_records import FORGER, KEYS, LAYOUT, SCHEMA, SCRIBE, SETTINGS, records, sent, signed
 
-from conlora.core.codec import CHUNK_BYTES, encode
-from conlora.core.gossip import Mode
+from conlora.core.encoding import CHUNK_BYTES, Buffer, Encoding, Format
+from conlora.core.gossip import SLOTS_PER_NEIGHBOUR, Mode
 from conlora.core.schema import Vector
 from conlora.core.sketchbook import DEPARTED_SECONDS
 from conlora.daemon.exchange import Exchange
+from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
 from conlora.errors import PeerError, ProtocolError
-from conlora.net import wire
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link
 from conlora.net.sketches import Scribe
+from conlora.net.transfers import Outgoing, Sender
 from conlora.net.wire import Frame, Goodbye, SketchHeader, SnapshotHeader, Transfer
+from conlora.training.arena import MIXED_SLOTS
 
 
 @pytest.fixture
@@ -34,13 +36,16 @@ def node_of(anna: Identity, mercy: Identity) -> tuple[Exchange, Observatory, Pee
     """A node whose neighbour anna has sent a snapshot, with the exchange and sketches that daemons have."""
     peer = Peer("anna", anna.node_id, None, anna.certificate)
     observatory = Observatory(mercy, "mercy", [peer], True)
-    exchange = Exchange(Mode.ASYNC, [peer], 10.0, observatory)
-    exchange.open(SCHEMA, LAYOUT.size, 0)
+    exchange = Exchange(Mode.ASYNC, [peer], 10.0, observatory, lambda name: Encoding.FP32)
+    start = np.zeros(SCHEMA.size, np.float32)
+    exchange.open(SCHEMA, Meter(SCHEMA, SCHEMA, start, 0), 0)
     observatory.open(SETTINGS, LAYOUT)
     exchange.link_up(peer)
-    snapshot = wire.outgoing(4, 1, encode(SCHEMA, np.arange(SCHEMA.size, dtype=np.float32)))
-    assert isinstance(snapshot.header, SnapshotHeader)
-    exchange.snapshot_received(peer, snapshot.header, bytearray(snapshot.payload))
+    header = SnapshotHeader(round=4, degree=1)
+    landing = exchange.snapshot_begins(peer, header)
+    assert landing is not None
+    landing.out[:] = np.arange(SCHEMA.size)
+    exchange.snapshot_received(peer, header, landing)
     return exchange, observatory, peer
 
 
@@ -54,11 +59,18 @@ async def run(exchange: Exchange, peer: Peer, frames: Sequence[Frame]) -> tuple[
 
 
 def frames_of(header: SketchHeader, payload: bytes) -> list[Frame]:
-    return list(Transfer(header, bytes(payload)).frames())
+    return as_frames(Transfer(header, bytes(payload)).parts())
 
 
 def snapshot_frames(value: float) -> list[Frame]:
-    return list(wire.outgoing(5, 1, encode(SCHEMA, np.full(SCHEMA.size, value, np.float32))).frames())
+    formats = {encoding.value: Format(SCHEMA, encoding) for encoding in Encoding}
+    vector = np.full(SCHEMA.size, value, np.float32)
+    snapshot = Outgoing(5, 1, 0, vector, shared=False, on_free=lambda: None)
+    return as_frames(Sender(formats, Encoding.FP32).parts(snapshot))
+
+
+def as_frames(parts: Iterable[Frame | Buffer]) -> list[Frame]:
+    return [part if isinstance(part, Frame) else Frame(chunk=bytes(part)) for part in parts]
 
 
 MOST = SCRIBE.max_record_bytes
@@ -123,10 +135,14 @@ async def test_impossible_ages_are_no_news(
 
 def training(exchange: Exchange) -> tuple[list[bytes], object]:
     """All that a trainer would read, and the plan that it would get."""
-    vectors: list[Vector] = [exchange.arena.published, exchange.arena.mixed, exchange.arena.sketch_before,
-                             exchange.arena.sketch_after, exchange.arena.inbox(0, 0), exchange.arena.inbox(0, 1)]  # fmt: skip
+    arena = exchange.arena
+    vectors: list[Vector] = [
+        *map(arena.outbox, range(arena.outbox_slots)),
+        *map(arena.mixed, range(MIXED_SLOTS)),
+        *(arena.inbox(0, slot) for slot in range(SLOTS_PER_NEIGHBOUR)),
+    ]
     plan = asyncio.run(exchange.plan(1))
-    exchange._gossip.release()
+    exchange._end_round()
     return [vector.tobytes() for vector in vectors], plan
 
 

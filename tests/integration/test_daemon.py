@@ -21,7 +21,7 @@ ENDLESS = {"rounds": 1_000_000}
 
 
 def test_two_nodes_train_mix_export_and_leave(daemons: Daemons, tmp_path: Path) -> None:
-    a, b = daemons.pair({"rounds": 6, "record_vectors": True})
+    a, b = daemons.pair({"rounds": 6, "record_vectors": True}, exchange={"encoding": "fp32"})
     a.start("--paused")
     b.start("--paused")
     for node in (a, b):

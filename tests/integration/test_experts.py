@@ -11,7 +11,7 @@ from tests.families import make_base, make_data
 from conlora.config import NodeConfig
 from conlora.core.consensus import consensus, factors, measure
 from conlora.core.schema import Role, Vector
-from conlora.training.gossip import Meter
+from conlora.daemon.meter import Meter
 from conlora.training.model import Built, build_model
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -60,12 +60,12 @@ def test_edge_errors_are_those_of_dense_products(built: Built) -> None:
     own, other = drawn(built, 2)
     mine, theirs = dense(built, own), dense(built, other)
     meter = Meter(built.adapter.schema, built.shared, own, seed=0)
-    (edge,), _, _ = meter.measure(own, own, [other])
+    (edge,) = meter.measure(own, own, [other]).errors
     modules = [name for name, _, _ in built.shared.modules()]
     assert sorted(modules) == sorted(mine)
     assert len(modules) == 2 * (1 + 2 * 4), "of two layers: v_proj, and two parameters of four experts each"
     expected = [norm(mine[name] - theirs[name]) for name in modules]
-    np.testing.assert_allclose([product for product, _, _ in edge], expected, rtol=1e-5)
+    np.testing.assert_allclose([module.product for module in edge], expected, rtol=1e-5)
 
 
 def test_consensus_is_that_of_dense_products(built: Built) -> None:

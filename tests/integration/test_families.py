@@ -20,10 +20,10 @@ from tests.families import FAMILIES, make_base, make_data
 
 from conlora.config import NodeConfig
 from conlora.core.schema import Role, TensorSpec, Vector
-from conlora.core.sketch import SketchLayout
 from conlora.training.arena import Arena, arena_bytes, create_memory
 from conlora.training.channel import Channel
 from conlora.training.data import load_data
+from conlora.training.gossip import Gossip
 from conlora.training.merging import merge
 from conlora.training.messages import (
     FROM_TRAINER,
@@ -71,12 +71,14 @@ class Loopback:
                 self.said.append(message)
                 match message:
                     case Published():
-                        self.published.append(self._arena.published.copy())
-                        self._arena.inbox(0, 0)[:] = self._arena.published + self.away
+                        slot = message.round % 2
+                        self.published.append(self._arena.outbox(slot).copy())
+                        self._arena.inbox(0, 0)[:] = self._arena.outbox(slot) + self.away
                         only = Contribution(peer=0, slot=0, weight=WEIGHT)
-                        self._ours.sendall(line(Contributions(round=message.round, items=[only])))
+                        answer = Contributions(round=message.round, items=[only], mixed=slot, outbox=1 - slot)
+                        self._ours.sendall(line(answer))
                     case Mixed():
-                        self.mixed.append(self._arena.mixed.copy())
+                        self.mixed.append(self._arena.mixed(message.round % 2).copy())
                     case Saved():
                         shutil.copytree(message.path, self._keep / f"round-{message.round}")
 
@@ -279,9 +281,8 @@ def run(config: NodeConfig, keep: Path, round_: int, resume: Path | None) -> tup
     transformers.set_seed(1)
     built = build_model(config)
     memory = create_memory()
-    sketch = SketchLayout.of(built.adapter.schema, built.shared).size
-    os.ftruncate(memory, arena_bytes(built.shared.size, 1, sketch))
-    arena = Arena(memory, built.shared.size, 1, sketch)
+    os.ftruncate(memory, arena_bytes(built.shared.size, 1))
+    arena = Arena(memory, built.shared.size, 1)
     os.close(memory)
     away = np.random.default_rng(0).normal(0, 0.01, built.shared.size).astype(np.float32)
     daemon = Loopback(arena, away, keep)
@@ -290,8 +291,17 @@ def run(config: NodeConfig, keep: Path, round_: int, resume: Path | None) -> tup
         config={}, peers=["other"], staging=str(keep / "staging"), resume_from=str(resume) if resume else None,
         round=round_, step=round_ * STEPS, paused=False,
     )  # fmt: skip
+    gossip = Gossip(
+        built,
+        arena,
+        daemon.channel,
+        outbox=(round_ + 1) % 2,
+        local_steps=STEPS,
+        rounds_mixed=round_,
+        step=round_ * STEPS,
+    )
     try:
-        assert train(config, setup, built, data, arena, daemon.channel)
+        assert train(config, setup, built, data, gossip)
     finally:
         daemon.close()
     return built, daemon

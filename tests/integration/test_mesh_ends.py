@@ -100,7 +100,7 @@ async def test_silence_ends_the_link(member: Members, monkeypatch: pytest.Monkey
     link = a.link(b)
     assert link is not None
 
-    async def frozen(frame: Frame) -> None:
+    async def frozen(message: Frame | bytes) -> None:
         await asyncio.Event().wait()
 
     reasons = noted(monkeypatch, b)
@@ -115,7 +115,7 @@ async def test_heartbeats_keep_an_idle_link_alive(member: Members, monkeypatch: 
     monkeypatch.setattr(wire, "SILENCE_SECONDS", 1.0)
     beats, read = [], FrameStream.read
 
-    async def counted(stream: FrameStream) -> Frame | None:
+    async def counted(stream: FrameStream) -> Frame | memoryview | None:
         beats.append(frame := await read(stream))
         return frame
 
@@ -136,7 +136,7 @@ async def test_no_link_is_admitted_while_leaving(member: Members, monkeypatch: p
     link = a.link(slow)
     assert link is not None
 
-    async def stuck(frame: Frame) -> None:
+    async def stuck(message: Frame | bytes) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(link, "_write", stuck)

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from tests.meshes import Member, pair, snapshot, until
+from tests.meshes import Member, link_up, pair, snapshot, until
 
-from conlora.core.codec import CHUNK_BYTES
+from conlora.core.encoding import CHUNK_BYTES
 from conlora.net import wire
 from conlora.net.wire import SketchHeader, Transfer
 
@@ -18,15 +18,18 @@ def sketch(payload: bytes, age: float = 0.0) -> Transfer:
 
 async def test_a_sketch_follows_the_snapshot(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "HEARTBEAT_SECONDS", 10.0)
-    a, b = await pair(member)
+    a, b = member("a"), member("b")
+    a.node.size = b.node.size = size = 3 * CHUNK_BYTES // 4
+    await link_up(a, b)
     a.node.owed = [sketch(b"first"), sketch(b"second")]
     assert a.mesh is not None
-    a.mesh.publish(snapshot(1, nbytes=3 * CHUNK_BYTES))
+    a.mesh.publish(snapshot(1, size))
     await until(lambda: len(b.node.sketches) == 2, "both at the other end")
     assert b.node.sketches == [("a", b"first"), ("a", b"second")]
     assert [taken[1] for taken in b.node.snapshots] == [1]
     await until(lambda: a.state(b).count("sketch_bytes_sent") == 11, "counted")
-    assert a.state(b).count("bytes_sent") == b.state(a).count("bytes_received") == 3 * CHUNK_BYTES + 11
+    expected = a.node.formats["fp32"].nbytes + 11
+    assert a.state(b).count("bytes_sent") == b.state(a).count("bytes_received") == expected
 
 
 async def test_sketches_go_with_heartbeats_in_both_directions_and_in_many_chunks(

@@ -266,4 +266,4 @@ async def test_an_accepting_peer_hears_what_it_did_wrong(member: Members) -> Non
         await a.start(b.card(), listens=False)
         farewell = await until(lambda: [f.goodbye for f in impostor.heard if f.HasField("goodbye")], "a good-bye")
         assert farewell[0].reason == Goodbye.REASON_PROTOCOL
-        assert farewell[0].detail == "b sent chunk where it has no place"
+        assert farewell[0].detail == "b sent a chunk where it has no place"

@@ -22,6 +22,7 @@ def test_sync_equals_the_dumb_oracle(
 ) -> None:
     spec = {
         "name": "oracle", "nodes": nodes, "topology": topology, "rules": ["lora"], "mode": "sync", "seed": 3,
+        "exchange": {"encoding": "fp32"},
         "model": {"base": str(tiny_model)}, "lora": {"rank": 2},
         "task": {"labels": ["negative", "positive"], "max_length": 16},
         "training": {"rounds": ROUNDS, "local_steps": 2, "batch_size": 8, "device": "cpu"},

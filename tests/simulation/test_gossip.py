@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conlora.core.gossip import SLOTS_PER_NEIGHBOUR, Gossip, Mode
+from conlora.core.gossip import SLOTS_PER_NEIGHBOUR, Gossip, Mode, Plan
 from conlora.core.mixing import mix
 from conlora.core.topology import metropolis_matrix, named_graph
 
@@ -45,7 +45,7 @@ class SimulatedNode:
 
     def receive(self, sender: str, round_: int, degree: int, vector: np.ndarray) -> None:
         if self.gossip.accepts(sender, round_):
-            slot = self.gossip.slot_for(sender, round_)
+            slot = self.gossip.slot_for(sender)
             self.slots[sender, slot] = vector
             self.gossip.received(sender, round_, degree, slot)
 
@@ -54,7 +54,7 @@ class SimulatedNode:
         if plan is None:
             return False
         self.x = mix(self.trained, [(c.weight, self.slots[c.peer, c.slot]) for c in plan.contributions])
-        self.gossip.release()
+        self.gossip.release(plan)
         return True
 
 
@@ -187,13 +187,13 @@ def test_an_edge_that_dies_gives_its_weight_back_and_drags_nobody() -> None:
 def test_a_slow_neighbour_with_a_live_link_keeps_its_weight() -> None:
     gossip = Gossip(Mode.ASYNC, ["slow"])
     gossip.link_up("slow")
-    gossip.received("slow", 1, 1, gossip.slot_for("slow", 1))
+    gossip.received("slow", 1, 1, gossip.slot_for("slow"))
     for round_ in range(2, 50):
         gossip.published(round_)
         plan = gossip.plan(round_)
         assert plan is not None
         assert [(c.peer, c.round, c.weight) for c in plan.contributions] == [("slow", 1, 0.5)]
-        gossip.release()
+        gossip.release(plan)
 
 
 def test_a_peer_that_starts_again_from_an_earlier_round_is_believed() -> None:
@@ -201,19 +201,22 @@ def test_a_peer_that_starts_again_from_an_earlier_round_is_believed() -> None:
     gossip.link_up("p")
     for round_ in (100, 96):
         assert gossip.accepts("p", round_)
-        gossip.received("p", round_, 1, gossip.slot_for("p", round_))
+        gossip.received("p", round_, 1, gossip.slot_for("p"))
     newest = gossip.newest("p")
     assert newest is not None
     assert newest.round == 96
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from(["arrive", "plan", "release", "down", "up"]), max_size=60))
-def test_a_slot_that_is_read_is_never_written_and_the_newest_always_wins(events: list[str]) -> None:
-    """Any order of events: the oracle knows which slot is being read and which snapshot came last."""
+@given(
+    st.lists(st.sampled_from(["begin", "complete", "plan", "release first", "release last", "down", "up"]), max_size=80)
+)
+def test_a_slot_that_is_needed_is_never_written_and_the_newest_always_wins(events: list[str]) -> None:
+    """Any order of events: the oracle knows what each slot holds, which plans are out, and which snapshot came last."""
     gossip = Gossip(Mode.ASYNC, ["p"])
     contents: dict[int, int] = {}
-    held: int | None = None
+    plans: list[Plan] = []
+    writing: int | None = None
     live, newest, arrivals = False, None, itertools.count(1)
     for event in events:
         match event:
@@ -222,24 +225,58 @@ def test_a_slot_that_is_read_is_never_written_and_the_newest_always_wins(events:
                 live = True
             case "down":
                 gossip.link_down("p")
-                live, newest = False, None
-            case "arrive" if live:
+                live, newest, writing = False, None, None
+            case "begin" if live:
+                writing = gossip.slot_for("p")
+                assert 0 <= writing < SLOTS_PER_NEIGHBOUR
+                assert writing not in [c.slot for plan in plans for c in plan.contributions]
+                assert newest is None or contents[writing] != newest if writing in contents else True
+                contents[writing] = -1  # half-written from now on
+            case "complete" if writing is not None:
                 newest = next(arrivals)
-                slot = gossip.slot_for("p", newest)
-                assert 0 <= slot < SLOTS_PER_NEIGHBOUR
-                assert slot != held
-                contents[slot] = newest
-                gossip.received("p", newest, 1, slot)
-            case "plan" if held is None:
+                contents[writing] = newest
+                gossip.received("p", newest, 1, writing)
+                writing = None
+            case "plan" if len(plans) < 2:
                 plan = gossip.plan(1)
                 assert plan is not None
                 seen = [contents[c.slot] for c in plan.contributions]
                 assert seen == ([] if newest is None else [newest])
-                held = plan.contributions[0].slot if plan.contributions else None
-            case "release":
-                gossip.release()
-                held = None
+                plans.append(plan)
+            case "release first" if plans:
+                gossip.release(plans.pop(0))
+            case "release last" if plans:
+                gossip.release(plans.pop())
     assert gossip.degree == int(live)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_lockstep_never_writes_what_is_still_needed(measured_late: list[bool]) -> None:
+    """One neighbour, a round ahead as far as it may; a plan may be held while the next round is mixed."""
+    gossip = Gossip(Mode.SYNC, ["p"])
+    contents: dict[int, int] = {}
+    measured: Plan | None = None
+    sent = 0
+    for round_, late in enumerate(measured_late, 1):
+        gossip.published(round_)
+        while sent < round_ + 1:
+            sent += 1
+            assert gossip.accepts("p", sent)
+            slot = gossip.slot_for("p")
+            assert measured is None or slot != measured.contributions[0].slot
+            contents[slot] = sent
+            gossip.received("p", sent, 1, slot)
+        plan = gossip.plan(round_)
+        assert plan is not None
+        assert [contents[c.slot] for c in plan.contributions] == [round_]
+        if measured is not None:
+            gossip.release(measured)
+            measured = None
+        if late:
+            measured = plan
+        else:
+            gossip.release(plan)
 
 
 @given(st.integers(1, 8), st.permutations(range(8)))
@@ -252,7 +289,7 @@ def test_lockstep_waits_for_exactly_the_neighbours_that_are_missing(round_: int,
         assert gossip.plan(round_) is None
         assert set(gossip.missing(round_)) == waiting
         assert gossip.accepts(str(i), round_)
-        gossip.received(str(i), round_, 8, gossip.slot_for(str(i), round_))
+        gossip.received(str(i), round_, 8, gossip.slot_for(str(i)))
         assert not gossip.accepts(str(i), round_), "once is enough: the slot may be in use"
         assert gossip.accepts(str(i), round_ + 1)
         assert not gossip.accepts(str(i), round_ + 2)

@@ -12,7 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conlora.config import ModelSection, NodeConfig
-from conlora.core.consensus import EdgeError
 from conlora.core.schema import Role, Schema, TensorSpec
 from conlora.core.sketch import Estimate, Sketcher, SketchLayout, estimate
 from conlora.daemon.card import model_card, public_base
@@ -70,7 +69,8 @@ def seen(config: NodeConfig) -> Estimate:
     config.state_dir.mkdir(exist_ok=True)
     with History(config.state_dir / "history.db") as history:
         for round_, peer in ((1, "ANNA"), (2, "CHARITE"), (4, "LATER")):
-            history.add_round(round_, 8 * round_, 0.5, 0.7, 1, [EdgeRecord(peer, 1, 0.5, EdgeError(0.25, 0.0, 0.1))])
+            history.add_edges(round_, [EdgeRecord(peer, 1, 0.5)])
+            history.add_round(round_, 8 * round_, 0.5, 0.7, 1)
         history.add_federation(2, 3, made, made)
         history.add_federation(4, 99, estimate(layout, [np.zeros(layout.size, np.float32)]), made)
     return made

@@ -1,12 +1,15 @@
 """A link ends when it is told to, however busy it is."""
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
+from conlora.core.encoding import Encoding
 from conlora.net import wire
 from conlora.net.identity import Peer
 from conlora.net.link import Link, Mailbox
+from conlora.net.transfers import Formats
 from conlora.net.wire import Frame
 
 
@@ -17,21 +20,26 @@ class Busy:
         self.arrived = asyncio.Event()
         self.awaited = asyncio.Event()
 
-    async def read(self) -> Frame | None:
+    async def read(self) -> Frame | memoryview | None:
         """See `link.Stream`."""
         self.awaited.set()
         await self.arrived.wait()
         self.arrived.clear()
         return wire.heartbeat()
 
-    async def write(self, frame: Frame) -> None:
+    async def write(self, message: Frame | bytes) -> None:
         """See `link.Stream`."""
 
 
 class Nobody:
     """A receiver that is never asked for anything but sketches."""
 
-    max_snapshot_bytes = max_sketch_bytes = 0
+    max_sketch_bytes = 0
+    formats: ClassVar[Formats] = {}
+
+    def encoding_for(self, peer: Peer) -> Encoding | None:
+        """See `link.Receiver`."""
+        return Encoding.FP32
 
     def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[wire.Transfer]:
         """See `link.Receiver`."""

@@ -1,19 +1,16 @@
-"""Schema, seeded start and codec: layout, determinism, and bytes there and back."""
+"""Schema and seeded start: layout and determinism."""
 
 import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conlora.core.codec import CHUNK_BYTES, chunks, decode, encode, max_encoded_bytes
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec
 from conlora.core.seeding import HEAD_STD, initial_vector
-from conlora.errors import SnapshotRejected
 
 specs = st.lists(
     st.tuples(st.sampled_from(list(Role)), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=6
@@ -23,61 +20,6 @@ schemas = specs.map(
         tuple(TensorSpec(f"t{i}.{role}", f"t{i}", role, tuple(s)) for i, (role, s) in enumerate(items))
     )
 )
-
-
-def sha(payload: bytes) -> bytes:
-    return hashlib.sha256(payload).digest()
-
-
-@given(schemas, st.integers(0, 99))
-def test_encode_then_decode_gives_the_same_bits(schema: Schema, seed: int) -> None:
-    vector = np.random.default_rng(seed).normal(size=schema.size).astype(np.float32)
-    payload = encode(schema, vector)
-    assert len(payload) <= max_encoded_bytes(schema)
-    np.testing.assert_array_equal(decode(schema, payload, sha(payload)), vector)
-
-
-@given(st.binary(max_size=300))
-def test_no_bytes_do_anything_but_decode_or_be_rejected(payload: bytes) -> None:
-    schema = Schema((TensorSpec("m.lora_B.weight", "m", Role.B, (2, 3)),))
-    with pytest.raises(SnapshotRejected):
-        decode(schema, payload, sha(payload))
-
-
-@given(st.data())
-def test_a_flipped_bit_is_rejected(data: st.DataObject) -> None:
-    schema = Schema((TensorSpec("m.lora_B.weight", "m", Role.B, (2, 3)),))
-    payload = bytearray(encode(schema, np.ones(6, np.float32)))
-    digest = sha(bytes(payload))
-    payload[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    with pytest.raises(SnapshotRejected, match="digest"):
-        decode(schema, payload, digest)
-
-
-@pytest.mark.parametrize(
-    ("reason", "tensors"),
-    [
-        ("keys", {}),
-        ("keys", {"b": np.ones((2, 3), np.float32), "more": np.ones(1, np.float32)}),
-        ("dtype", {"b": np.ones((2, 3), np.float16)}),
-        ("shape", {"b": np.ones((3, 2), np.float32)}),
-        ("not-finite", {"b": np.full((2, 3), np.nan, np.float32)}),
-        ("not-finite", {"b": np.full((2, 3), np.inf, np.float32)}),
-    ],
-)
-def test_a_wrong_snapshot_is_rejected_with_its_reason(reason: str, tensors: dict[str, np.ndarray]) -> None:
-    schema = Schema((TensorSpec("b", "m", Role.B, (2, 3)),))
-    payload = safetensors.numpy.save(tensors)
-    with pytest.raises(SnapshotRejected) as caught:
-        decode(schema, payload, sha(payload))
-    assert caught.value.reason == reason
-
-
-def test_chunks_join_to_the_payload_and_none_is_too_large() -> None:
-    payload = bytes(range(256)) * 9000
-    pieces = list(chunks(payload))
-    assert b"".join(pieces) == payload
-    assert max(map(len, pieces)) == CHUNK_BYTES
 
 
 def test_views_are_the_vector_itself() -> None:

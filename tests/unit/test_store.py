@@ -105,14 +105,16 @@ def test_export_replaces_only_an_earlier_export(store: CheckpointStore, tmp_path
 
 def test_history_keeps_rounds_edges_and_evaluations(tmp_path: Path) -> None:
     with History(tmp_path / "history.db") as history:
-        history.add_round(1, 4, 0.5, 0.7, 1, [EdgeRecord("peer", 1, 0.5, EdgeError(0.25, 0.0, 0.1))])
-        history.add_round(2, 8, 0.5, None, 1, [])
-        again = EdgeRecord("peer", 2, 0.5, EdgeError(0.125, 0.0, 0.1))  # done again after a restart
-        history.add_round(1, 4, 0.6, 0.6, 1, [again])
+        for peer_round, error, loss in ((1, 0.25, 0.7), (2, 0.125, 0.6)):  # done again after a restart
+            history.add_edges(1, [EdgeRecord("peer", peer_round, 0.5), EdgeRecord("unmeasured", 3, 0.25)])
+            history.add_errors(1, {"peer": EdgeError(error, 0.0, 0.1)})
+            history.add_round(1, 4, 0.5, loss, 1)
+        history.add_round(2, 8, 0.5, None, 1)
         history.add_evaluation(2, {"accuracy": 0.9, "loss": 0.3})
     with History(tmp_path / "history.db") as history:
         assert [(r["round"], r["loss"]) for r in history.rows("rounds")] == [(1, 0.6), (2, None)]
-        assert [(e["round"], e["peer_round"], e["error"]) for e in history.rows("edges")] == [(1, 2, 0.125)]
+        edges = [(e["round"], e["peer"], e["peer_round"], e["error"], e["error_b"]) for e in history.rows("edges")]
+        assert edges == [(1, "peer", 2, 0.125, 0.1), (1, "unmeasured", 3, None, None)]
         assert history.rows("evaluations")[0]["accuracy"] == 0.9
 
 
@@ -124,8 +126,11 @@ def test_a_history_of_the_first_version_goes_on(tmp_path: Path) -> None:
         )
         first.execute("INSERT INTO edges VALUES (1, 'peer', 1, 0.5, 0.25)")
     with History(tmp_path / "history.db") as history:
-        history.add_round(2, 4, 0.5, 0.7, 1, [EdgeRecord("peer", 2, 0.5, EdgeError(0.125, 0.0, 0.1))])
-        assert [(e["error"], e["error_b"]) for e in history.rows("edges")] == [(0.25, 0.0), (0.125, 0.1)]
+        history.add_edges(2, [EdgeRecord("peer", 2, 0.5), EdgeRecord("unmeasured", 2, 0.5)])
+        history.add_errors(2, {"peer": EdgeError(0.125, 0.0, 0.1)})
+    with History(tmp_path / "history.db") as history:
+        expected = [(0.25, 0.0), (0.125, 0.1), (None, None)]
+        assert [(e["error"], e["error_b"]) for e in history.rows("edges")] == expected
 
 
 def test_a_history_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
@@ -150,7 +155,7 @@ def test_a_history_knows_the_figures_of_a_checkpoints_round(tmp_path: Path) -> N
     with History(tmp_path / "history.db") as history:
         assert history.figures_at(0) == (None, {})
         for round_ in range(1, 8):
-            history.add_round(round_, 2 * round_, 0.1, 1 / round_, 0, [])
+            history.add_round(round_, 2 * round_, 0.1, 1 / round_, 0)
         history.add_evaluation(5, {"perplexity": 20.0, "loss": 3.0})
         assert history.figures_at(4) == (0.25, {})
         assert history.figures_at(6) == (1 / 6, {"perplexity": 20.0, "loss": 3.0})

@@ -4,6 +4,7 @@ from conlora.config.fields import Address, FilePath, Section
 from conlora.config.node import (
     DATA_FORMATS,
     DataSection,
+    ExchangeSection,
     LoraSection,
     ModelSection,
     NodeConfig,
@@ -19,6 +20,7 @@ __all__ = [
     "DATA_FORMATS",
     "Address",
     "DataSection",
+    "ExchangeSection",
     "FilePath",
     "LoraSection",
     "ModelSection",

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from conlora.config.fields import Address, FilePath, Section, existing, resolved
 from conlora.config.reading import load_section
 from conlora.config.tasks import GuestSection, TaskSection
+from conlora.core.encoding import Encoding
 from conlora.core.federation import FederationSettings
 from conlora.core.gossip import Mode
 from conlora.core.rules import RULES
@@ -205,6 +206,25 @@ class TrainingSection(Section):
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
 
+WireEncoding = Literal["fp32", "bf16", "int8", "auto"]
+
+
+class ExchangeSection(Section):
+    """How this node sends its snapshots; each node as it likes."""
+
+    encoding: WireEncoding = Field(
+        "bf16",
+        description="on the wire; int8 sends differences, so that rounding errors are made up for; auto: bf16 where "
+        "the link carries a snapshot within half a round, else int8",
+    )
+    encodings: dict[str, WireEncoding] = Field({}, description="others, by the peer's name")
+
+    def encoding_for(self, peer: str) -> Encoding | None:
+        """What that peer is sent; None: auto."""
+        chosen = self.encodings.get(peer, self.encoding)
+        return None if chosen == "auto" else Encoding(chosen)
+
+
 class ObservingSection(Section):
     """What others may see of this node's consensus error."""
 
@@ -242,6 +262,7 @@ class NodeConfig(NodeBasics):
     task: TaskSection
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
+    exchange: ExchangeSection = ExchangeSection()
     observing: ObservingSection = ObservingSection()
 
     @model_validator(mode="after")

@@ -3,16 +3,19 @@
 Events go in as method calls, decisions come out as values; there is no clock and no I/O here, so that the simulation
 tests can drive hundreds of schedules through the very code that daemons run.
 
-A neighbour owns two buffer slots. While the trainer reads one (between `plan` and `release`), snapshots that arrive go to
-the other, so that neither side ever waits or reads a half-written vector.
+A neighbour owns some buffer slots. Those that a plan names stay as they are until it is released, and the newest snapshot
+stays until the next one is complete; what arrives goes to another slot, piece by piece. So neither side ever waits or reads
+a half-written vector.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from conlora.core.mixing import metropolis_weight
 
-SLOTS_PER_NEIGHBOUR = 2
+# One that is being mixed, one that is still being measured, the newest, and one that is being written.
+SLOTS_PER_NEIGHBOUR = 4
 
 
 class Mode(StrEnum):
@@ -43,7 +46,10 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to mix this round; the node's own weight is what the contributions leave of 1."""
+    """What to mix this round, in slots that nobody writes to until it is released.
+
+    The node's own weight is what the contributions leave of 1.
+    """
 
     round: int
     contributions: tuple[Contribution, ...]
@@ -52,9 +58,9 @@ class Plan:
 @dataclass(slots=True)
 class _Edge:
     live: bool = False
-    snapshots: dict[int, Snapshot] = field(default_factory=dict)  # by slot
     newest: Snapshot | None = None
-    held: int | None = None  # the slot that the trainer reads now
+    by_round: dict[int, Snapshot] = field(default_factory=dict)  # lockstep only: of this round and the next
+    held: Counter[int] = field(default_factory=Counter)  # plans that name a slot
 
 
 class Gossip:
@@ -86,11 +92,12 @@ class Gossip:
         edge.live = False
         if self.mode is Mode.ASYNC:
             edge.newest = None
-            edge.snapshots.clear()
 
     def published(self, round_: int) -> None:
         """The node has published its snapshot of `round_` and will ask for a plan."""
         self.round = round_
+        for edge in self._edges.values():
+            edge.by_round = {r: snapshot for r, snapshot in edge.by_round.items() if r >= round_}
 
     def accepts(self, peer: str, round_: int) -> bool:
         """Whether a snapshot of that round is of any use.
@@ -101,22 +108,22 @@ class Gossip:
         """
         if self.mode is Mode.ASYNC:
             return True
-        return self.round <= round_ <= self.round + 1 and self._of_round(self._edges[peer], round_) is None
+        return self.round <= round_ <= self.round + 1 and round_ not in self._edges[peer].by_round
 
-    def slot_for(self, peer: str, round_: int) -> int:
-        """The slot that a snapshot of that round may be written to now: never the one being read."""
-        if self.mode is Mode.SYNC:
-            return round_ % SLOTS_PER_NEIGHBOUR
+    def slot_for(self, peer: str) -> int:
+        """The slot that the next snapshot may be written to, one at a time: neither named by a plan nor still needed."""
         edge = self._edges[peer]
-        free = [slot for slot in range(SLOTS_PER_NEIGHBOUR) if slot != edge.held]
-        if edge.newest is not None and len(free) > 1:
-            free.remove(edge.newest.slot)
-        return free[0]
+        needed = {snapshot.slot for snapshot in edge.by_round.values()}
+        if edge.newest is not None:
+            needed.add(edge.newest.slot)
+        return next(slot for slot in range(SLOTS_PER_NEIGHBOUR) if slot not in needed and not edge.held[slot])
 
     def received(self, peer: str, round_: int, degree: int, slot: int) -> None:
         """A checked snapshot now lies in `slot`."""
         edge = self._edges[peer]
-        edge.newest = edge.snapshots[slot] = Snapshot(round_, degree, slot)
+        edge.newest = Snapshot(round_, degree, slot)
+        if self.mode is Mode.SYNC:
+            edge.by_round[round_] = edge.newest
 
     def newest(self, peer: str) -> Snapshot | None:
         """The newest snapshot of a neighbour, if there is one."""
@@ -126,28 +133,23 @@ class Gossip:
         """Neighbours whose snapshot of `round_` lockstep still waits for; in async mode nobody is waited for."""
         if self.mode is Mode.ASYNC:
             return []
-        return [peer for peer, edge in self._edges.items() if self._of_round(edge, round_) is None]
+        return [peer for peer, edge in self._edges.items() if round_ not in edge.by_round]
 
     def plan(self, round_: int) -> Plan | None:
-        """What to mix now, or None while lockstep waits. The slots named stay untouched until `release`."""
+        """What to mix now, or None while lockstep waits. To be released once nobody reads its slots any more."""
         if self.missing(round_):
             return None
         contributions = []
         for peer, edge in self._edges.items():
-            snapshot = edge.newest if self.mode is Mode.ASYNC else self._of_round(edge, round_)
+            snapshot = edge.newest if self.mode is Mode.ASYNC else edge.by_round[round_]
             if snapshot is None:
                 continue
-            edge.held = snapshot.slot
+            edge.held[snapshot.slot] += 1
             weight = metropolis_weight(self.degree, snapshot.degree)
             contributions.append(Contribution(peer, snapshot.slot, snapshot.round, weight))
         return Plan(round_, tuple(contributions))
 
-    def release(self) -> None:
-        """The trainer has read the planned slots."""
-        for edge in self._edges.values():
-            edge.held = None
-
-    @staticmethod
-    def _of_round(edge: _Edge, round_: int) -> Snapshot | None:
-        snapshot = edge.snapshots.get(round_ % SLOTS_PER_NEIGHBOUR)
-        return snapshot if snapshot is not None and snapshot.round == round_ else None
+    def release(self, plan: Plan) -> None:
+        """The slots of the plan have been read. Of plans, two at most may be out at a time."""
+        for contribution in plan.contributions:
+            self._edges[contribution.peer].held[contribution.slot] -= 1

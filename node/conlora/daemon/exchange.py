@@ -3,22 +3,21 @@
 import asyncio
 import os
 import time
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
-from conlora.core.codec import decode, encode, max_encoded_bytes
 from conlora.core.consensus import EdgeError, total
+from conlora.core.encoding import Encoding, Format
 from conlora.core.gossip import Contribution, Gossip, Mode, Plan, Snapshot
-from conlora.core.schema import Schema
+from conlora.core.schema import Schema, Vector
+from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
-from conlora.errors import SnapshotRejected, TrainingFailed
+from conlora.daemon.outbox import Outbox
+from conlora.errors import TrainingFailed
 from conlora.net.identity import Peer
-from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer, outgoing
-from conlora.training.arena import Arena, arena_bytes, create_memory
-
-log = structlog.get_logger()
+from conlora.net.transfers import Formats, Landing, Outgoing
+from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer
+from conlora.training.arena import MIXED_SLOTS, Arena, arena_bytes, create_memory
 
 # What a link may hold back: the newest snapshot only, or in lockstep also the one before, which may still be needed.
 MAILBOX_DEPTH = {Mode.ASYNC: 1, Mode.SYNC: 2}
@@ -26,40 +25,67 @@ MAILBOX_DEPTH = {Mode.ASYNC: 1, Mode.SYNC: 2}
 
 @dataclass(frozen=True, slots=True)
 class EdgeFigures:
-    """One neighbour's part in the last mix: its errors before the mix, module by module and together."""
+    """One neighbour's part in a mix: its errors before the mix, module by module and together."""
 
     contribution: Contribution
     error: EdgeError
     layers: list[EdgeError]
 
 
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What was mixed, and what it came to, shape `(size,)`."""
+
+    plan: Plan
+    published: Outgoing
+    vector: Vector
+
+
 class Exchange:
     """One node's snapshots, out and in. Implements what links need of a node (`net.mesh.Node`)."""
 
-    def __init__(self, mode: Mode, peers: list[Peer], deadline_seconds: float, observatory: Observatory) -> None:
-        """deadline_seconds: lockstep's longest wait for a neighbour's snapshot. observatory: where sketches go."""
+    def __init__(
+        self,
+        mode: Mode,
+        peers: list[Peer],
+        deadline_seconds: float,
+        observatory: Observatory,
+        encoding_for: Callable[[str], Encoding | None],
+    ) -> None:
+        """deadline_seconds: lockstep's longest wait for a neighbour's snapshot. observatory: where sketches go.
+        encoding_for: what a peer, by its name, is sent; None: whatever the link carries in time.
+        """
         self._observatory = observatory
+        self._encoding_for = encoding_for
         self.memory = create_memory()
         self.last_mix: dict[str, EdgeFigures] = {}
+        self.formats: Formats = {}
         self._gossip = Gossip(mode, [peer.node_id for peer in peers])
         self._names = {peer.node_id: peer.name for peer in peers}
         self._index = {peer.node_id: i for i, peer in enumerate(peers)}
         self._deadline = deadline_seconds
-        self._schema: Schema | None = None
         self._arena: Arena | None = None
-        self._recent: deque[Transfer] = deque(maxlen=MAILBOX_DEPTH[mode])
+        self._outbox: Outbox | None = None
+        self._meter: Meter | None = None
+        self._published: Outgoing | None = None  # of the round under way
+        self._plan: Plan | None = None  # what the trainer mixes now
+        self._mixed_slot = 0
+        self._measuring = False
+        self._landings: dict[str, Landing] = {}
+        self._kept: dict[str, int] = {}  # id of each neighbour's newest snapshot
         self._received_at: dict[str, float] = {}
         self._arrived = asyncio.Event()
         self._interrupted = False
-        self._plan: Plan | None = None
 
-    def open(self, schema: Schema, sketch_size: int, rounds_mixed: int) -> None:
+    def open(self, schema: Schema, meter: Meter, rounds_mixed: int) -> None:
         """Gives the arena its size; `rounds_mixed` is where the trainer goes on from."""
-        if self._schema is None:
-            os.ftruncate(self.memory, arena_bytes(schema.size, len(self._index), sketch_size))
-            self._arena = Arena(self.memory, schema.size, len(self._index), sketch_size)
-            self._schema = schema
-        self._gossip.release()
+        if self._arena is None:
+            os.ftruncate(self.memory, arena_bytes(schema.size, len(self._index)))
+            self._arena = Arena(self.memory, schema.size, len(self._index))
+            self._outbox = Outbox(self._arena, MAILBOX_DEPTH[self._gossip.mode])
+            self._meter = meter
+            self.formats = {encoding.value: Format(schema, encoding) for encoding in Encoding}
+        self._end_round()
         self._gossip.published(rounds_mixed)
 
     @property
@@ -69,17 +95,35 @@ class Exchange:
         return self._arena
 
     @property
+    def outbox(self) -> Outbox:
+        """What was published; only once `open` was called."""
+        assert self._outbox is not None
+        return self._outbox
+
+    @property
     def degree(self) -> int:
         """Edges that count for this node's weights."""
         return self._gossip.degree
 
-    def publish(self, round_: int) -> Transfer:
-        """Encodes what the trainer has published and returns it for the links."""
-        assert self._schema is not None
-        snapshot = outgoing(round_, self._gossip.degree, encode(self._schema, self.arena.published))
-        self._recent.append(snapshot)
+    @property
+    def mixed_slot(self) -> int:
+        """Where the trainer puts what it mixes."""
+        return self._mixed_slot
+
+    def publish(self, round_: int) -> Outgoing:
+        """Takes what the trainer has written, and returns it for the links."""
+        self._end_round()
+        self._published = self.outbox.publish(round_, self._gossip.degree).hold()
         self._gossip.published(round_)
-        return snapshot
+        return self._published
+
+    def _end_round(self) -> None:
+        """Whatever the trainer's last round still holds; it has died where it holds anything."""
+        if self._plan:
+            self._gossip.release(self._plan)
+        if self._published:
+            self._published.release()
+        self._plan = self._published = None
 
     async def plan(self, round_: int) -> Plan | None:
         """What to mix; lockstep waits for it. None when interrupted. Raises TrainingFailed after the deadline."""
@@ -103,14 +147,35 @@ class Exchange:
         """A peer's index in the arena."""
         return self._index[peer]
 
-    def mixed(self, errors: list[list[EdgeError]]) -> list[EdgeFigures]:
-        """The trainer has read the planned slots, with these errors of each edge's modules; returns the figures."""
-        assert self._plan is not None
-        edges = zip(self._plan.contributions, errors, strict=True)
+    def mixed(self) -> tuple[Plan, Mix | None]:
+        """The trainer has mixed. Returns what, and if it is to be measured also all vectors, for `measure` to follow."""
+        assert self._meter is not None
+        plan, published, slot = self._plan, self._published, self._mixed_slot
+        assert plan is not None
+        assert published is not None
+        if self._measuring or not self._meter.rested:
+            self._end_round()
+            return plan, None
+        # The plan's slots, the published and the mixed one are held while they are measured; the next round has others.
+        self._plan = self._published = None
+        self._measuring = True
+        self._mixed_slot = (slot + 1) % MIXED_SLOTS
+        return plan, Mix(plan, published, self.arena.mixed(slot))
+
+    async def measure(self, mix: Mix) -> list[EdgeFigures]:
+        """The figures of all edges of a mix."""
+        assert self._meter is not None
+        try:
+            others = [self.arena.inbox(self._index[c.peer], c.slot) for c in mix.plan.contributions]
+            measured = await asyncio.to_thread(self._meter.measure, mix.published.vector, mix.vector, others)
+        finally:
+            self._measuring = False
+            self._gossip.release(mix.plan)
+            mix.published.release()
+        edges = zip(mix.plan.contributions, measured.errors, strict=True)
         figures = [EdgeFigures(contribution, total(layers), layers) for contribution, layers in edges]
         self.last_mix = {f.contribution.peer: f for f in figures}
-        self._observatory.mixed(self._plan.round, self.arena.sketch_before, self.arena.sketch_after)
-        self._gossip.release()
+        self._observatory.mixed(mix.plan.round, measured.before, measured.after)
         return figures
 
     def interrupt(self) -> None:
@@ -123,26 +188,33 @@ class Exchange:
         snapshot = self._gossip.newest(peer)
         return (snapshot, time.monotonic() - self._received_at[peer]) if snapshot else None
 
-    @property
-    def max_snapshot_bytes(self) -> int:
+    def encoding_for(self, peer: Peer) -> Encoding | None:
         """See `net.link.Receiver`."""
-        return max_encoded_bytes(self._schema) if self._schema else 0
+        return self._encoding_for(peer.name)
 
-    def snapshot_received(self, peer: Peer, header: SnapshotHeader, payload: bytearray) -> None:
+    def snapshot_begins(self, peer: Peer, header: SnapshotHeader) -> Landing | None:
         """See `net.link.Receiver`."""
-        assert self._schema is not None  # links begin after `open`
+        self._cancel_landing(peer)
         if not self._gossip.accepts(peer.node_id, header.round):
-            return  # lockstep: sent once more after a new link
-        try:
-            vector = decode(self._schema, payload, header.sha256)
-        except SnapshotRejected as rejection:
-            log.warning("snapshot rejected", peer=peer.name, round=header.round, reason=str(rejection))
-            raise
-        slot = self._gossip.slot_for(peer.node_id, header.round)
-        self.arena.inbox(self._index[peer.node_id], slot)[:] = vector
-        self._gossip.received(peer.node_id, header.round, header.degree, slot)
+            return None  # lockstep: sent once more after a new link
+        index, newest = self._index[peer.node_id], self._gossip.newest(peer.node_id)
+        if header.base and (newest is None or self._kept.get(peer.node_id) != header.base):
+            return None  # a difference to what another link has overtaken, or this node has forgotten
+        base = self.arena.inbox(index, newest.slot) if header.base and newest else None
+        slot = self._gossip.slot_for(peer.node_id)
+        landing = self._landings[peer.node_id] = Landing(slot, self.arena.inbox(index, slot), base)
+        return landing
+
+    def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:
+        """See `net.link.Receiver`."""
+        self._gossip.received(peer.node_id, header.round, header.degree, landing.slot)
+        self._kept[peer.node_id] = header.id
         self._received_at[peer.node_id] = time.monotonic()
         self._arrived.set()
+
+    def _cancel_landing(self, peer: Peer) -> None:
+        if landing := self._landings.pop(peer.node_id, None):
+            landing.cancelled = True
 
     @property
     def max_sketch_bytes(self) -> int:
@@ -157,13 +229,14 @@ class Exchange:
         """See `net.link.Receiver`."""
         return self._observatory.sketches_for(peer, snapshot_bytes)
 
-    def link_up(self, peer: Peer) -> list[Transfer]:
+    def link_up(self, peer: Peer) -> list[Outgoing]:
         """See `net.mesh.Node`."""
         self._observatory.link_up(peer)
         self._gossip.link_up(peer.node_id)
-        return list(self._recent)
+        return self.outbox.recent
 
     def link_down(self, peer: Peer) -> None:
         """See `net.mesh.Node`."""
+        self._cancel_landing(peer)
         self._observatory.link_down(peer)
         self._gossip.link_down(peer.node_id)

@@ -116,6 +116,12 @@ def _links(peers: list[PeerStatus]) -> Iterator[Metric]:
     yield _by_peer(
         "conlora_snapshot_age_seconds", "Since the newest snapshot arrived", peers, lambda p: p.snapshot_age_seconds
     )
+    yield _by_peer(
+        "conlora_snapshot_delivery_seconds",
+        "From publishing until the peer had it",
+        peers,
+        lambda p: p.delivery_seconds,
+    )
     traffic = CounterMetricFamily("conlora_link_bytes_total", "Payload sent and received", labels=["peer", "direction"])
     rejected = CounterMetricFamily(
         "conlora_rejections_total", "What a peer sent and was refused", labels=["peer", "kind"]

@@ -55,7 +55,9 @@ class Node:
         mode = config.federation.mode
         self._history = history
         self._observatory = Observatory(self._identity, config.name, peers, config.observing.sketched)
-        self._exchange = Exchange(mode, peers, config.federation.sync_deadline_seconds, self._observatory)
+        self._exchange = Exchange(
+            mode, peers, config.federation.sync_deadline_seconds, self._observatory, config.exchange.encoding_for
+        )
         self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode])
         self._supervisor = Supervisor(
             config,
@@ -140,6 +142,8 @@ class Node:
             sketches_rejected=state.count("sketches_rejected"),
             sketch_bytes_sent=state.count("sketch_bytes_sent"),
         )
+        if link:
+            status.encoding, status.delivery_seconds = link.encoding, link.delivery_seconds
         if newest := self._exchange.newest(peer.node_id):
             snapshot, status.snapshot_age_seconds = newest
             status.snapshot_round = snapshot.round

@@ -14,7 +14,8 @@ def round_records(history: History, after_round: int) -> list[RoundRecord]:
     """All rounds after the given one, oldest first."""
     edges: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in history.rows("edges", after_round):
-        edges[row["round"]].append(row)
+        if row["error"] is not None:
+            edges[row["round"]].append(row)
     federation = {(row["round"], row["moment"]): row for row in history.rows("federation", after_round)}
     accuracy = {row["round"]: row["accuracy"] for row in history.rows("evaluations", after_round)}
     return [

@@ -8,15 +8,15 @@ from enum import StrEnum
 import structlog
 
 from conlora.config import NodeConfig
-from conlora.core.consensus import EdgeError
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Schema, Vector
 from conlora.core.seeding import initial_vector
 from conlora.core.sketch import SketchLayout
-from conlora.daemon.exchange import EdgeFigures, Exchange
+from conlora.daemon.exchange import Exchange, Mix
+from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
 from conlora.errors import ConfigError, Refused, StateError, TrainingFailed
-from conlora.net.wire import Transfer
+from conlora.net.transfers import Outgoing
 from conlora.store.checkpoints import Checkpoint, CheckpointStore
 from conlora.store.history import EdgeRecord, History
 from conlora.store.recording import Recorder
@@ -68,7 +68,7 @@ class Supervisor:
         *,
         paused: bool,
         on_ready: Callable[[FederationSettings], None],
-        on_publish: Callable[[Transfer], None],
+        on_publish: Callable[[Outgoing], None],
     ) -> None:
         """on_ready: called with the settings that peers compare. on_publish: called with each snapshot for the links."""
         self.progress = Progress()
@@ -87,13 +87,13 @@ class Supervisor:
         self._trainer: TrainerProcess | None = None
         self._recorder: Recorder | None = None
         self._shared_digest = self._fingerprint = ""
-        self._figures: list[EdgeFigures] = []
         self._published: Vector | None = None  # copy of the round under way, while recording
         self._crashes = 0
         self._seals = 0  # checkpoint attempts that have ended, one way or the other
         self._seal_problem = ""
         self._problem: BaseException | None = None  # ends training for good
         self._answering: asyncio.Task[None] | None = None
+        self._measuring: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Trains until all rounds are done or `stop`. Raises ConfigError and TrainingFailed."""
@@ -198,6 +198,8 @@ class Supervisor:
             ending = await trainer.exited()
             self._trainer = None
             self.progress.trainer_pid = 0
+            if self._measuring:
+                await asyncio.wait({self._measuring})  # what it fails with is in _problem
         if self._problem:
             raise self._problem
         return "" if self._stopping.is_set() else ending
@@ -234,18 +236,15 @@ class Supervisor:
             case messages.Ready():
                 await self._ready(message)
             case messages.Published():
+                snapshot = self._exchange.publish(message.round)
                 if self._recorder:
                     # The trainer may publish the next round before this one is recorded; only `mixed` waits for us.
-                    self._published = self._exchange.arena.published.copy()
-                self._on_publish(self._exchange.publish(message.round))
+                    self._published = snapshot.vector.copy()
+                self._on_publish(snapshot)
                 self._answering = asyncio.create_task(self._answer(message.round))
                 self._answering.add_done_callback(self._answered)
             case messages.Mixed():
-                errors = [[EdgeError(*norms) for norms in edge] for edge in message.errors]
-                self._figures = self._exchange.mixed(errors)
-                self.progress.round = message.round
-                if self._recorder and self._published is not None:
-                    self._recorder.add(message.round, self._published, self._exchange.arena.mixed)
+                self._mixed(message.round)
             case messages.RoundDone():
                 self._round_done(message)
             case messages.Evaluated():
@@ -277,14 +276,15 @@ class Supervisor:
         self._shared_digest, self._fingerprint = shared.digest, ready.fingerprint
         layout = SketchLayout.of(schema, shared)
         settings = config.settings(ready.fingerprint, ready.peft, shared)
-        self._exchange.open(shared, layout.size, self.progress.round)
+        seed = config.federation.seed
+        start = await asyncio.to_thread(initial_vector, schema, seed, config.lora.orthonormal)
+        self._exchange.open(shared, Meter(schema, shared, start, seed), self.progress.round)
         self._observatory.open(settings, layout)
         if config.training.record_vectors and self._recorder is None:
-            full = schema.views(initial_vector(schema, config.federation.seed, config.lora.orthonormal))
             exchanged = {spec.name for spec in shared.tensors}
-            frozen = {name: view for name, view in full.items() if name not in exchanged}
+            frozen = {name: view for name, view in schema.views(start).items() if name not in exchanged}
             self._recorder = Recorder(config.state_dir / "recording", shared, frozen)
-        self._trainer.send(messages.Layout())
+        self._trainer.send(messages.Layout(outbox=self._exchange.outbox.next_slot))
         self._on_ready(settings)
         if not self._paused:
             await self._set_state(State.TRAINING)
@@ -292,30 +292,52 @@ class Supervisor:
     async def _answer(self, round_: int) -> None:
         """Gives the trainer its contributions, when lockstep has them all."""
         plan = await self._exchange.plan(round_)
+        exchange = self._exchange
         items = [
-            messages.Contribution(peer=self._exchange.position(c.peer), slot=c.slot, weight=c.weight)
+            messages.Contribution(peer=exchange.position(c.peer), slot=c.slot, weight=c.weight)
             for c in (plan.contributions if plan else ())
         ]
-        self._tell(messages.Contributions(round=round_, items=items, interrupted=plan is None))
+        self._tell(
+            messages.Contributions(
+                round=round_,
+                items=items,
+                mixed=exchange.mixed_slot,
+                outbox=exchange.outbox.next_slot,
+                interrupted=plan is None,
+            )
+        )
 
     def _answered(self, task: asyncio.Task[None]) -> None:
-        """A failed answer ends training: the trainer waits for it."""
+        """A failed answer ends training: the trainer waits for it. So does a measurement that can't be written down."""
         if not task.cancelled() and (error := task.exception()):
             self._problem = error
             if self._trainer:
                 self._trainer.kill()
 
+    def _mixed(self, round_: int) -> None:
+        if self._recorder and self._published is not None:
+            self._recorder.add(round_, self._published, self._exchange.arena.mixed(self._exchange.mixed_slot))
+        self.progress.round = round_
+        plan, mix = self._exchange.mixed()
+        self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in plan.contributions])
+        if mix:
+            self._measuring = asyncio.create_task(self._measure(mix))
+            self._measuring.add_done_callback(self._answered)
+
+    async def _measure(self, mix: Mix) -> None:
+        round_ = mix.plan.round
+        figures = await self._exchange.measure(mix)
+        self._history.add_errors(round_, {f.contribution.peer: f.error for f in figures})
+        if estimates := self._observatory.estimates():
+            before, after, nodes = estimates
+            self._history.add_federation(round_, nodes, before, after)
+
     def _round_done(self, done: messages.RoundDone) -> None:
         self._crashes = 0
         self.progress.step, self.progress.loss = done.step, done.loss
-        edges = [
-            EdgeRecord(f.contribution.peer, f.contribution.round, f.contribution.weight, f.error) for f in self._figures
-        ]
-        self._history.add_round(done.round, done.step, done.seconds, done.loss, self._exchange.degree, edges)
-        if estimates := self._observatory.estimates():
-            before, after, nodes = estimates
-            self._history.add_federation(done.round, nodes, before, after)
-        log.info("round", round=done.round, loss=done.loss, neighbours=len(edges), seconds=round(done.seconds, 3))
+        degree = self._exchange.degree
+        self._history.add_round(done.round, done.step, done.seconds, done.loss, degree)
+        log.info("round", round=done.round, loss=done.loss, neighbours=degree, seconds=round(done.seconds, 3))
 
     async def _seal(self, saved: messages.Saved) -> None:
         store = self.checkpoints

@@ -18,7 +18,8 @@ from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, call
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link, LinkClosed, Receiver
 from conlora.net.streams import SERVICE, AcceptedStream, FrameStream, ServicerContext, WrongCertificate, dialled_stream
-from conlora.net.wire import Frame, Goodbye, Transfer
+from conlora.net.transfers import Outgoing
+from conlora.net.wire import Goodbye
 
 log = structlog.get_logger()
 
@@ -32,7 +33,7 @@ COUNTS = ("bytes_sent", "bytes_received", "sketch_bytes_sent", "rejected", "sket
 class Node(Receiver, Protocol):
     """What the mesh needs of the node it belongs to."""
 
-    def link_up(self, peer: Peer) -> list[Transfer]:
+    def link_up(self, peer: Peer) -> list[Outgoing]:
         """The edge lives; returns the snapshots to begin with."""
         ...
 
@@ -111,7 +112,7 @@ class Mesh:
                 task.add_done_callback(_tell_if_failed)
                 self._dialling.append(task)
 
-    def publish(self, snapshot: Transfer) -> None:
+    def publish(self, snapshot: Outgoing) -> None:
         """Offers a snapshot to every live link."""
         for state in self.states.values():
             if state.link:
@@ -180,10 +181,11 @@ class Mesh:
         try:
             if await link.shake_hands(self._name, self._instance, self._settings):
                 return
-            await self._admit(state, link)
             try:
+                await self._admit(state, link)
                 await link.run(self._node)
             finally:
+                link.discard()
                 await self._dismiss(state, link)
         except SettingsMismatch as error:
             self._note(state, str(error), refused=True)
@@ -256,7 +258,7 @@ def _peer_service(mesh: Mesh) -> "grpc.GenericRpcHandler[Any, Any]":
     async def link(_requests: Any, context: ServicerContext) -> None:
         await mesh.accept(context)
 
-    handler = grpc.stream_stream_rpc_method_handler(link, response_serializer=Frame.SerializeToString)
+    handler = grpc.stream_stream_rpc_method_handler(link)
     return grpc.method_handlers_generic_handler(SERVICE, {"Link": handler})
 
 

@@ -24,6 +24,8 @@ class PeerStatus:
     snapshot_age_seconds: float | None = None
     weight: float | None = None
     edge_error: float | None = None
+    encoding: str | None = None
+    delivery_seconds: float | None = None
 
 
 @dataclass(slots=True)

@@ -25,16 +25,18 @@ class WrongCertificate(PeerError):
 
 
 class FrameStream:
-    """Either end of a call: reads bytes, since it is ours to refuse what is no frame, and writes frames."""
+    """Either end of a call. Bytes go both ways: chunks are not copied through protobuf, and it is ours to refuse what is
+    no frame.
+    """
 
     def __init__(
-        self, peer_name: str, read: Callable[[], Awaitable[Any]], write: Callable[[Frame], Awaitable[Any]]
+        self, peer_name: str, read: Callable[[], Awaitable[Any]], write: Callable[[bytes], Awaitable[Any]]
     ) -> None:
         self._peer_name = peer_name
         self._read = read
         self._write = write
 
-    async def read(self) -> Frame | None:
+    async def read(self) -> Frame | memoryview | None:
         """See `link.Stream`."""
         try:
             message = await self._read()
@@ -43,14 +45,14 @@ class FrameStream:
         if not isinstance(message, bytes):
             return None  # gRPC's mark for the end
         try:
-            return Frame.FromString(message)
+            return wire.parse(message)
         except DecodeError:
             raise ProtocolError(f"{self._peer_name} sent bytes that are no frame") from None
 
-    async def write(self, frame: Frame) -> None:
+    async def write(self, message: Frame | bytes) -> None:
         """See `link.Stream`."""
         try:
-            await self._write(frame)
+            await self._write(message if isinstance(message, bytes) else message.SerializeToString())
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             raise explain(self._peer_name, error) from error
 
@@ -69,7 +71,7 @@ async def dialled_stream(identity: Identity, peer: Peer) -> AsyncIterator[FrameS
     assert peer.address is not None
     channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=options)
     try:
-        call = channel.stream_stream(f"/{SERVICE}/Link", request_serializer=Frame.SerializeToString)()
+        call = channel.stream_stream(f"/{SERVICE}/Link")()
         yield FrameStream(peer.name, call.read, call.write)
     finally:
         await channel.close(None)

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 
-from conlora.core.codec import CHUNK_BYTES, chunks
+from conlora.core.encoding import CHUNK_BYTES, Buffer, Encoding
 from conlora.core.federation import FederationSettings
 from conlora.v1 import adapter_pb2, peer_pb2
-from conlora.v1.adapter_pb2 import SketchHeader, SketchRecord, SnapshotHeader
+from conlora.v1.adapter_pb2 import SketchHeader, SketchRecord, SnapshotEnd, SnapshotHeader, SnapshotTaken
 from conlora.v1.peer_pb2 import Frame, Goodbye
 
-__all__ = ["Frame", "Goodbye", "SketchHeader", "SketchRecord", "SnapshotHeader"]
+__all__ = ["Frame", "Goodbye", "SketchHeader", "SketchRecord", "SnapshotHeader", "SnapshotTaken"]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = CHUNK_BYTES + 64 * 1024  # a chunk and its wrapping; gRPC refuses anything larger unread
 MAX_ROUND = 2**63 - 1  # what the history can hold; no node gets there by counting
 HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
@@ -22,31 +21,68 @@ GOODBYE_SECONDS = 2.0
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 
 
+# How a Frame that holds nothing but a chunk begins: protobuf's tag of the field, before the chunk's length.
+_CHUNK_TAG = bytes([Frame.CHUNK_FIELD_NUMBER << 3 | 2])
+
+
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A header and the bytes that it announces, encoded once and shared by all links: a snapshot or a sketch."""
+    """A sketch's header and the bytes that it announces, shared by all links."""
 
-    header: SnapshotHeader | SketchHeader
+    header: SketchHeader
     payload: bytes
 
-    def frames(self) -> Iterator[Frame]:
-        """In order."""
-        if isinstance(self.header, SnapshotHeader):
-            yield Frame(snapshot=self.header)
-        else:
-            yield Frame(sketch=self.header)
-        yield from (Frame(chunk=chunk) for chunk in chunks(self.payload))
+    def parts(self) -> Iterator[Frame | Buffer]:
+        """A frame, and what the chunks after it hold."""
+        yield Frame(sketch=self.header)
+        yield from chunks(self.payload)
 
 
-def outgoing(round_: int, degree: int, payload: bytes) -> Transfer:
-    """Announces a safetensors payload."""
-    header = adapter_pb2.SnapshotHeader(
-        round=round_,
-        degree=degree,
-        nbytes=len(payload),
-        sha256=sha256(payload).digest(),
-    )
-    return Transfer(header, payload)
+def chunks(payload: bytes) -> Iterator[memoryview]:
+    """The payload in order, in pieces that fit into a frame."""
+    view = memoryview(payload)
+    return (view[start : start + CHUNK_BYTES] for start in range(0, len(payload), CHUNK_BYTES))
+
+
+def chunk(data: Buffer) -> bytes:
+    """`Frame(chunk=data)`, serialized with one copy where protobuf makes three."""
+    return b"".join((_CHUNK_TAG, _varint(len(data)), data))
+
+
+def parse(message: bytes) -> "Frame | memoryview":
+    """A frame, or of a frame that holds a chunk the chunk itself, which is not copied. Raises DecodeError for anything else."""
+    if message[:1] == _CHUNK_TAG:
+        length, start = 0, 1
+        for shift in range(0, 28, 7):
+            byte = message[start] if start < len(message) else 0
+            length |= (byte & 0x7F) << shift
+            start += 1
+            if byte < 0x80:
+                break
+        if start + length == len(message):
+            return memoryview(message)[start:]
+    frame = Frame.FromString(message)
+    return memoryview(frame.chunk) if frame.HasField("chunk") else frame
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's base 128, low digits first."""
+    digits = bytearray()
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
+def snapshot_end(digest: bytes) -> Frame:
+    """What a snapshot ends with."""
+    return Frame(snapshot_end=SnapshotEnd(digest=digest))
+
+
+def taken(id_: int, outcome: "SnapshotTaken.Outcome", detail: str = "") -> Frame:
+    """The answer to a snapshot."""
+    return Frame(taken=SnapshotTaken(id=id_, outcome=outcome, detail=detail))
 
 
 def hello(name: str, instance: bytes, settings: FederationSettings, probe: bool = False) -> Frame:
@@ -64,7 +100,12 @@ def hello(name: str, instance: bytes, settings: FederationSettings, probe: bool 
     )
     return Frame(
         hello=peer_pb2.Hello(
-            protocol_version=PROTOCOL_VERSION, name=name, instance=instance, settings=message, probe=probe
+            protocol_version=PROTOCOL_VERSION,
+            name=name,
+            instance=instance,
+            settings=message,
+            probe=probe,
+            encodings=[encoding.value for encoding in Encoding],
         )
     )
 

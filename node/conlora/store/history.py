@@ -13,17 +13,22 @@ from conlora.core.consensus import EdgeError
 from conlora.core.sketch import Estimate
 from conlora.errors import StateError
 
-# PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation, 2 only accuracy and loss, 3 no bars
-_VERSION = 4
-_TABLES = """
+# PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation, 2 only accuracy and loss, 3 no bars, and up
+# to 4 every edge of every round was measured
+_VERSION = 5
+_EDGES = """
+CREATE TABLE IF NOT EXISTS edges (
+    round INTEGER NOT NULL, peer TEXT NOT NULL, peer_round INTEGER NOT NULL, weight REAL NOT NULL, error REAL,
+    error_a REAL, error_b REAL,
+    PRIMARY KEY (round, peer)
+);
+"""
+_TABLES = (
+    _EDGES
+    + """
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, step INTEGER NOT NULL, time REAL NOT NULL, seconds REAL NOT NULL,
     loss REAL, degree INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS edges (
-    round INTEGER NOT NULL, peer TEXT NOT NULL, peer_round INTEGER NOT NULL, weight REAL NOT NULL, error REAL NOT NULL,
-    error_a REAL NOT NULL DEFAULT 0, error_b REAL NOT NULL DEFAULT 0,
-    PRIMARY KEY (round, peer)
 );
 CREATE TABLE IF NOT EXISTS federation (
     round INTEGER NOT NULL, moment TEXT NOT NULL, nodes INTEGER NOT NULL,
@@ -34,6 +39,7 @@ CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT
     figures TEXT NOT NULL DEFAULT '{}'
 );
 """
+)
 _ADDED = {  # since the first version
     "edges": {"error_a": "REAL NOT NULL DEFAULT 0", "error_b": "REAL NOT NULL DEFAULT 0"},
     "evaluations": {"figures": "TEXT NOT NULL DEFAULT '{}'"},
@@ -43,12 +49,11 @@ _ADDED = {  # since the first version
 
 @dataclass(frozen=True, slots=True)
 class EdgeRecord:
-    """One neighbour's part in a mix: the round of its snapshot, its weight, and its errors before mixing."""
+    """One neighbour's part in a mix: the round of its snapshot, and its weight."""
 
     peer: str
     peer_round: int
     weight: float
-    error: EdgeError
 
 
 class History:
@@ -78,6 +83,11 @@ class History:
             columns = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
             for column in added.keys() - columns:
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {added[column]}")
+        if version < 5:  # SQLite can't take a NOT NULL back
+            self._db.executescript(
+                "BEGIN; ALTER TABLE edges RENAME TO measured;" + _EDGES + "INSERT INTO edges "
+                "SELECT round, peer, peer_round, weight, error, error_a, error_b FROM measured; DROP TABLE measured; COMMIT;"
+            )
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def __enter__(self) -> Self:
@@ -90,19 +100,29 @@ class History:
         """Closes the database; the object is of no use afterwards."""
         self._db.close()
 
-    def add_round(
-        self, round_: int, step: int, seconds: float, loss: float | None, degree: int, edges: Iterable[EdgeRecord]
-    ) -> None:
-        """One finished round: optimizer steps so far, its duration, its mean training loss, and its edges."""
+    def add_round(self, round_: int, step: int, seconds: float, loss: float | None, degree: int) -> None:
+        """One finished round: optimizer steps so far, its duration, its mean training loss, and its live edges."""
         with self._writing():
             self._db.execute(
                 "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?, ?)",
                 (round_, step, time.time(), seconds, loss, degree),
             )
+
+    def add_edges(self, round_: int, edges: Iterable[EdgeRecord]) -> None:
+        """What a round has mixed; its errors may follow."""
+        with self._writing():
             self._db.execute("DELETE FROM edges WHERE round = ?", (round_,))
             self._db.executemany(
-                "INSERT INTO edges (round, peer, peer_round, weight, error, error_a, error_b) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(round_, e.peer, e.peer_round, e.weight, e.error.product, e.error.a, e.error.b) for e in edges],
+                "INSERT INTO edges (round, peer, peer_round, weight) VALUES (?, ?, ?, ?)",
+                [(round_, e.peer, e.peer_round, e.weight) for e in edges],
+            )
+
+    def add_errors(self, round_: int, errors: Mapping[str, EdgeError]) -> None:
+        """How far neighbours were in a round, before mixing, by peer."""
+        with self._writing():
+            self._db.executemany(
+                "UPDATE edges SET error = ?, error_a = ?, error_b = ? WHERE round = ? AND peer = ?",
+                [(error.product, error.a, error.b, round_, peer) for peer, error in errors.items()],
             )
 
     def add_federation(self, round_: int, nodes: int, before: Estimate, after: Estimate) -> None:

@@ -113,7 +113,7 @@ def _run(cell: Cell, output: Path, env: dict[str, str], progress: Progress, inte
     plan = RunPlan("federated", cell.name, cell.rule, work / "nodes", shares, cell.spec.graph, test)
     with tempfile.TemporaryDirectory(prefix="conlora-") as sockets:
         setups = lay_out(cell.spec, plan, Path(sockets))
-        seconds = run_federation(setups, env, progress, interrupts, export=False)
+        trained = run_federation(setups, env, progress, interrupts, export=False)
     progress.show("measuring consensus")
     measured = measure_run(plan.graph, setups, interrupts)
     result = {
@@ -124,7 +124,7 @@ def _run(cell: Cell, output: Path, env: dict[str, str], progress: Progress, inte
         "versions": versions(),
         **_last_evaluations(setups),
         **measured,
-        "seconds": seconds,
+        **trained.to_json(),
         "seconds_in_all": time.monotonic() - began,
     }
     write_json(result, output / CELLS / f"{cell.name}.json")

@@ -1,9 +1,12 @@
 """One run of a federation: start all nodes paused, link them, let them train, take their adapters, stop them."""
 
 import contextlib
+import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from conlora.errors import ConfigError, NodeUnreachable, TrainingFailed
 from conlora.net.admin_client import AdminClient
@@ -17,10 +20,24 @@ READY_SECONDS_PER_NODE = 30.0  # ...where all nodes do so at once on the same co
 STALL_SECONDS = 900.0  # without an optimizer step of any node
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run took: seconds, and bytes that a node sent in a round, for snapshots and for sketches, mean over nodes."""
+
+    seconds: float
+    snapshot_bytes: float
+    sketch_bytes: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For a summary."""
+        sent = {"snapshots": self.snapshot_bytes, "sketches": self.sketch_bytes}
+        return {"seconds": self.seconds, "bytes_per_round": sent}
+
+
 def run_federation(
     setups: Sequence[NodeSetup], env: dict[str, str], progress: Progress, interrupts: Interrupts, export: bool = True
-) -> float:
-    """Runs the nodes to the end and exports their adapters where wanted; returns the seconds that training took.
+) -> Trained:
+    """Runs the nodes to the end and exports their adapters where wanted.
 
     Raises a node's own error where it exits, and TrainingFailed where nodes don't get ready or stand still.
     """
@@ -36,7 +53,7 @@ def run_federation(
             admin.resume()
             watch = Watch(admin, progress)
             processes.wait_until(watch.finished, "training")
-            seconds = time.monotonic() - started
+            trained = _trained(time.monotonic() - started, list(admin.statuses().values()))
             if export:
                 progress.show("exporting adapters")
                 admin.export()
@@ -45,7 +62,16 @@ def run_federation(
             raise
         progress.show("stopping all nodes")
         processes.leave()
-    return seconds
+    return trained
+
+
+def _trained(seconds: float, statuses: Sequence[NodeStatus | None]) -> Trained:
+    """From what nodes tell at the end."""
+    known = [status for status in statuses if status is not None and status.round]
+    sent = [sum(peer.bytes_sent for peer in status.peers) / status.round for status in known]
+    sketches = [sum(peer.sketch_bytes_sent for peer in status.peers) / status.round for status in known]
+    for_sketches = statistics.fmean(sketches) if sketches else 0.0
+    return Trained(seconds, statistics.fmean(sent) - for_sketches if sent else 0.0, for_sketches)
 
 
 class Admin:

@@ -128,6 +128,7 @@ def _settings(spec: TestbedSpec, plan: RunPlan, setup: NodeSetup, address: str) 
         "task": spec.task.model_dump(exclude_none=True),
         "data": {"path": DATA_FILE} | ({"evaluation_path": str(plan.test)} if plan.test else {}),
         "training": training,
+        "exchange": spec.exchange.model_dump(),
     }
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from conlora.core.topology import named_graph
 from conlora.errors import ConfigError, StateError
 from conlora.testbed.data import Deal, deal
-from conlora.testbed.federation import run_federation
+from conlora.testbed.federation import Trained, run_federation
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
 from conlora.testbed.measuring import describe_nodes, evaluate, measure_run
 from conlora.testbed.processes import Interrupts
@@ -98,7 +98,7 @@ class FinishedRun:
 
     plan: RunPlan
     setups: list[NodeSetup]
-    seconds: float
+    trained: Trained
 
 
 def _run(
@@ -108,9 +108,9 @@ def _run(
     progress.begin(plan.title)
     with tempfile.TemporaryDirectory(prefix="conlora-") as sockets:  # a socket's path may have about 100 bytes
         setups = lay_out(spec, plan, Path(sockets))
-        seconds = run_federation(setups, env, progress, interrupts)
-    progress.end(f"trained in {seconds:.0f} s")
-    return FinishedRun(plan, setups, seconds)
+        trained = run_federation(setups, env, progress, interrupts)
+    progress.end(f"trained in {trained.seconds:.0f} s")
+    return FinishedRun(plan, setups, trained)
 
 
 def _result(
@@ -118,7 +118,7 @@ def _result(
 ) -> dict[str, Any]:
     """A run's part of the summary."""
     nodes = describe_nodes(run.setups, evaluation, output)
-    result = {"rule": run.plan.rule, "seconds": run.seconds, "nodes": nodes}
+    result = {"rule": run.plan.rule, **run.trained.to_json(), "nodes": nodes}
     if run.plan.kind != "federated":
         return result
     return result | {

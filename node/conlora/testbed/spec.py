@@ -7,6 +7,7 @@ import networkx as nx
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from conlora.config import (
+    ExchangeSection,
     FilePath,
     LoraSection,
     ModelSection,
@@ -105,6 +106,7 @@ class TestbedSpec(Section):
     lora: LoraSection = LoraSection()
     task: TaskSection
     training: TrainingSection = TrainingSection()
+    exchange: ExchangeSection = ExchangeSection()
     data: TestbedData
     overrides: dict[str, Override] = Field({}, description="by node name, merged over its configuration")
     baselines: list[Literal["alone", "pooled"]] = Field([], description="what to compare with; default: nothing")

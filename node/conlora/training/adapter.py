@@ -63,17 +63,31 @@ class Adapter:
             )
         self.schema = Schema(tuple(specs))
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether some of it is in a GPU's memory."""
+        return any(place.parameter.is_cuda for place in self._places.values())
+
     def freeze(self, roles: frozenset[Role]) -> None:
         """Takes tensors of these roles out of training; they stay part of the adapter."""
         for spec in self.schema.tensors:
             self._places[spec.name].parameter.requires_grad_(spec.role not in roles)
 
-    def read(self, schema: Schema) -> Vector:
-        """The tensors of `schema` (a sub-schema) as a flat fp32 vector of shape `(schema.size,)`. Raises ConfigError."""
-        vector = np.empty(schema.size, np.float32)
+    def read(self, schema: Schema, into: Vector | None = None) -> Vector:
+        """The tensors of `schema` (a sub-schema) as a flat fp32 vector of shape `(schema.size,)`. Raises ConfigError.
+
+        into: the vector to be filled, or None for a new one.
+        """
+        vector = np.empty(schema.size, np.float32) if into is None else into
+        devices = set()
         for name, view in schema.views(vector).items():
             place = self._places[name]
-            view[...] = _whole(place.parameter)[place.part].to(device="cpu", dtype=torch.float32).numpy()
+            values = _whole(place.parameter)[place.part]
+            torch.from_numpy(view).copy_(values, non_blocking=True)
+            devices.add(values.device)
+        for device in devices:
+            if device.type == "cuda":  # copies are queued behind the step that they are of, and waited for together
+                torch.cuda.current_stream(device).synchronize()
         return vector
 
     def write(self, schema: Schema, vector: Vector) -> None:
@@ -98,7 +112,7 @@ def _whole(parameter: nn.Parameter) -> torch.Tensor:
 
 def _put(parameter: Any, index: Index, values: torch.Tensor) -> None:
     """Sets a part of a parameter; of a sharded one every rank passes all values and keeps its own."""
-    values = values.to(parameter.device)
+    values = values.to(parameter.device, non_blocking=True)
     if not hasattr(parameter, "full_tensor"):
         parameter[index].copy_(values)
         return

@@ -8,56 +8,48 @@ import numpy as np
 from conlora.core.gossip import SLOTS_PER_NEIGHBOUR
 from conlora.core.schema import Vector
 
-_ALIGNMENT = 64
-_OWN_SLOTS = 2  # published, mixed
+# Of what this node publishes: one that the trainer writes, two that a new link begins with, one that is being measured,
+# and one for each neighbour, who may still be getting an older one.
+OUTBOX_SLOTS, OUTBOX_SLOTS_PER_NEIGHBOUR = 4, 1
+MIXED_SLOTS = 2  # one that the trainer writes, one that is being measured
+
+_ALIGNMENT = 4096  # a page, so that slots share none
 
 
 class Arena:
-    """Flat fp32 vectors of one schema: what this node published, what it mixed, and two slots per neighbour; then sketches.
+    """Flat fp32 vectors of one schema: what this node has published, what it has mixed, and what neighbours have sent.
 
-    Who may touch a slot when is agreed by messages (see `messages`); nothing here locks.
+    Who may touch a slot when is agreed by messages (see `messages`); nothing here locks. Slots are many, and memory is
+    taken for those alone that were ever written to: whoever chooses one takes the first that is free.
     """
 
-    def __init__(self, descriptor: int, size: int, peers: int, sketch_size: int) -> None:
-        """Maps the file. size: elements of a vector; peers: number of configured peers; sketch_size: of a sketch."""
+    def __init__(self, descriptor: int, size: int, peers: int) -> None:
+        """Maps the file. size: elements of a vector; peers: number of configured peers."""
         self._size = size
         self._stride = _aligned(size)
-        self._sketch_size = sketch_size
-        self._sketches = self._stride * (_OWN_SLOTS + SLOTS_PER_NEIGHBOUR * peers)
-        self._map = mmap.mmap(descriptor, arena_bytes(size, peers, sketch_size))
+        self.outbox_slots = OUTBOX_SLOTS + OUTBOX_SLOTS_PER_NEIGHBOUR * peers
+        self._map = mmap.mmap(descriptor, arena_bytes(size, peers))
 
-    @property
-    def published(self) -> Vector:
-        """This node's vector y of the round, shape `(size,)`; the trainer writes, the daemon reads."""
-        return self._vector(0)
+    def outbox(self, slot: int) -> Vector:
+        """This node's vector y of a round, shape `(size,)`; the trainer writes, the daemon reads."""
+        return self._vector(slot)
 
-    @property
-    def mixed(self) -> Vector:
-        """This node's vector x after the mix, shape `(size,)`; the trainer writes, the daemon reads."""
-        return self._vector(1)
+    def mixed(self, slot: int) -> Vector:
+        """This node's vector x after a mix, shape `(size,)`; the trainer writes, the daemon reads."""
+        return self._vector(self.outbox_slots + slot)
 
     def inbox(self, peer: int, slot: int) -> Vector:
         """A neighbour's vector, shape `(size,)`; the daemon writes, the trainer reads."""
-        return self._vector(_OWN_SLOTS + SLOTS_PER_NEIGHBOUR * peer + slot)
-
-    @property
-    def sketch_before(self) -> Vector:
-        """Sketch of `published`, shape `(sketch_size,)`; the trainer writes, the daemon reads."""
-        return np.frombuffer(self._map, np.float32, self._sketch_size, self._sketches)
-
-    @property
-    def sketch_after(self) -> Vector:
-        """Sketch of `mixed`, shape `(sketch_size,)`; the trainer writes, the daemon reads."""
-        return np.frombuffer(self._map, np.float32, self._sketch_size, self._sketches + _aligned(self._sketch_size))
+        return self._vector(self.outbox_slots + MIXED_SLOTS + SLOTS_PER_NEIGHBOUR * peer + slot)
 
     def _vector(self, index: int) -> Vector:
         return np.frombuffer(self._map, np.float32, self._size, index * self._stride)
 
 
-def arena_bytes(size: int, peers: int, sketch_size: int) -> int:
+def arena_bytes(size: int, peers: int) -> int:
     """Bytes of the file; at least one page, since nothing can't be mapped."""
-    slots = _OWN_SLOTS + SLOTS_PER_NEIGHBOUR * peers
-    return max(slots * _aligned(size) + 2 * _aligned(sketch_size), mmap.PAGESIZE)
+    slots = OUTBOX_SLOTS + MIXED_SLOTS + (OUTBOX_SLOTS_PER_NEIGHBOUR + SLOTS_PER_NEIGHBOUR) * peers
+    return max(slots * _aligned(size), mmap.PAGESIZE)
 
 
 def _aligned(size: int) -> int:

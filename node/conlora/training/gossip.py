@@ -1,41 +1,18 @@
-"""A node's rounds at the trainer's end: publish, mix, measure, and do what operators ask for between two steps."""
+"""A node's rounds at the trainer's end: publish, mix, and do what operators ask for between two steps."""
 
+import math
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
-from conlora.core.consensus import edge_errors, factors
-from conlora.core.schema import Schema, Vector
-from conlora.core.sketch import Sketcher, SketchLayout
+from conlora.core.schema import Vector
 from conlora.errors import ConfigError, TrainingFailed
 from conlora.training.arena import Arena
+from conlora.training.blending import lerp
 from conlora.training.channel import Channel
 from conlora.training.messages import Contributions, Mixed, Paused, Published, Unchanged
 from conlora.training.model import Adapted
-
-Errors = list[list[tuple[float, float, float]]]  # of each neighbour, module by module: product, A, B
-
-
-class Meter:
-    """What is measured at each mix: edge errors before it, and sketches of before and after."""
-
-    def __init__(self, full: Schema, shared: Schema, start: Vector, seed: int) -> None:
-        """start: values of the whole adapter, shape `(full.size,)`, of which the frozen ones stay. seed: the federation's."""
-        exchanged = {spec.name for spec in shared.tensors}
-        self._shared = shared
-        self._frozen = {name: view for name, view in full.views(start).items() if name not in exchanged}
-        self._sketcher = Sketcher(SketchLayout.of(full, shared), seed)
-
-    def measure(self, own: Vector, mixed: Vector, others: Sequence[Vector]) -> tuple[Errors, Vector, Vector]:
-        """Errors on the edges to `others` before the mix, and the sketches of `own` and `mixed`; all are shared vectors."""
-        before, after, *neighbours = (factors(self._shared, v, self._frozen) for v in (own, mixed, *others))
-        errors = [
-            [(module.product, module.a, module.b) for module in edge_errors(before, neighbour)]
-            for neighbour in neighbours
-        ]
-        sketch_before, sketch_after = self._sketcher.sketch(before, after)
-        return errors, sketch_before, sketch_after
+from conlora.training.pinning import Pinned
 
 
 class Gossip:
@@ -52,13 +29,13 @@ class Gossip:
         arena: Arena | None,
         channel: Channel,
         *,
+        outbox: int,
         local_steps: int,
         rounds_mixed: int,
         step: int,
-        seed: int,
     ) -> None:
-        """arena: None on ranks other than 0. rounds_mixed and step: what the model's values already contain, from the
-        checkpoint. seed: the federation's.
+        """arena: None on ranks other than 0. outbox: the slot to publish in first. rounds_mixed and step: what the model's
+        values already contain, from the checkpoint.
         """
         self.channel = channel
         self.rounds_mixed = rounds_mixed
@@ -66,9 +43,9 @@ class Gossip:
         self.saved_step = step
         self._adapted = adapted
         self._arena = arena
+        self._outbox = outbox
         self._local_steps = local_steps
-        full = adapted.adapter.schema
-        self._meter = Meter(full, adapted.shared, adapted.adapter.read(full), seed)
+        self._pins = Pinned()
 
     def round_is_over(self, step: int) -> bool:
         """Whether step is the last of a round that has not been mixed yet."""
@@ -80,8 +57,8 @@ class Gossip:
         """
         schema, adapter = self._adapted.shared, self._adapted.adapter
         round_ = self.rounds_mixed + 1
-        own = adapter.read(schema)
-        if not np.isfinite(own).all():
+        own = adapter.read(schema, into=self._pinned(self._arena.outbox(self._outbox)) if self._arena else None)
+        if not math.isfinite(np.dot(own, own)):
             raise TrainingFailed(
                 f"round {round_}: the adapter is no longer finite; lower training.learning_rate, then start again from "
                 "the last checkpoint"
@@ -91,25 +68,28 @@ class Gossip:
                 f"round {round_}: the ranks of this program have trained apart; wrap the model that adapt returned in "
                 "DistributedDataParallel or fully_shard it, or start one process"
             )
-        if self._arena is not None:
-            self._arena.published[:] = own
         self.channel.send(Published(round=round_))
         answer = self.channel.expect(Contributions)
+        self._outbox = answer.outbox
         if answer.interrupted:
             return
-        mixed, errors = (own, []) if self._arena is None else self._mix(self._arena, own, answer)
+        mixed = self._mix(self._arena, own, answer) if self._arena else own
         adapter.write(schema, self.channel.ranks.broadcast(mixed))
         self.rounds_mixed = round_
-        self.channel.send(Mixed(round=round_, errors=errors))
+        self.channel.send(Mixed(round=round_))
 
-    def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> tuple[Vector, Errors]:
-        """What becomes of `own`, which the arena gets too, with the sketches, and the errors on the edges."""
+    def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> Vector:
+        """What becomes of `own`, in the arena."""
         neighbours = [(item.weight, arena.inbox(item.peer, item.slot)) for item in answer.items]
-        mixed = self._adapted.rule.mix(self._adapted.shared, own, neighbours)
-        arena.mixed[:] = mixed
-        errors, before, after = self._meter.measure(own, mixed, [vector for _, vector in neighbours])
-        arena.sketch_before[:], arena.sketch_after[:] = before, after
-        return mixed, errors
+        mixed = self._pinned(arena.mixed(answer.mixed))
+        self._adapted.rule.mix(self._adapted.shared, own, neighbours, out=mixed, blend=lerp)
+        return mixed
+
+    def _pinned(self, vector: Vector) -> Vector:
+        """A slot that the model is read to or written from."""
+        if self._adapted.adapter.on_gpu:
+            self._pins.pin(vector)
+        return vector
 
     def seconds_of_round(self) -> float:
         """Since the last call, pauses left out."""

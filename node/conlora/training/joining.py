@@ -21,7 +21,6 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from conlora.config import NodeConfig, load_config
-from conlora.core.sketch import SketchLayout
 from conlora.errors import ConfigError, NodeUnreachable, TrainingFailed
 from conlora.training.arena import Arena
 from conlora.training.channel import Channel
@@ -121,16 +120,16 @@ class Guest:
                 shared_schema=adapted.shared.to_json(),
             )
         )
-        self._channel.expect(Layout)
+        layout = self._channel.expect(Layout)
         self._adapted = adapted
         self._gossip = Gossip(
             adapted,
             self._arena(adapted),
             self._channel,
+            outbox=layout.outbox,
             local_steps=self.config.training.local_steps,
             rounds_mixed=self._setup.round,
             step=self._setup.step,
-            seed=self.config.federation.seed,
         )
         self._obey()
         if self._gossip.round_is_over(self._step) and not self._channel.stopping:
@@ -140,8 +139,7 @@ class Guest:
     def _arena(self, adapted: Adapted) -> Arena | None:
         if self._memory is None:
             return None
-        layout = SketchLayout.of(adapted.adapter.schema, adapted.shared)
-        arena = Arena(self._memory, adapted.shared.size, len(self._setup.peers), layout.size)
+        arena = Arena(self._memory, adapted.shared.size, len(self._setup.peers))
         os.close(self._memory)  # it is mapped
         self._memory = None
         return arena

@@ -30,9 +30,10 @@ class Setup(BaseModel):
 
 
 class Layout(BaseModel):
-    """To the trainer: the arena has its size now and can be mapped."""
+    """To the trainer: the arena has its size now and can be mapped. outbox: the slot that it publishes in first."""
 
     type: Literal["layout"] = "layout"
+    outbox: int
 
 
 class Contribution(BaseModel):
@@ -44,11 +45,16 @@ class Contribution(BaseModel):
 
 
 class Contributions(BaseModel):
-    """To the trainer, after Published: what to mix. `interrupted`: don't, for the node stops."""
+    """To the trainer, after Published: what to mix. `interrupted`: don't, for the node stops.
+
+    mixed: the slot for what it makes of them. outbox: the slot that it publishes in next.
+    """
 
     type: Literal["contributions"] = "contributions"
     round: int
     items: list[Contribution]
+    mixed: int
+    outbox: int
     interrupted: bool = False
 
 
@@ -87,21 +93,17 @@ class Ready(BaseModel):
 
 
 class Published(BaseModel):
-    """From the trainer: the outbox holds this round's vector; Contributions are awaited."""
+    """From the trainer: its slot of the outbox holds this round's vector; Contributions are awaited."""
 
     type: Literal["published"] = "published"
     round: int
 
 
 class Mixed(BaseModel):
-    """From the trainer: the contributions have been read, and the sketches of this round lie in the arena.
-
-    errors: for each contribution, module by module, `||P_i - P_j||`, `||A_i - A_j||` and `||B_i - B_j||` before the mix.
-    """
+    """From the trainer: the contributions have been read, and what they came to lies in its slot."""
 
     type: Literal["mixed"] = "mixed"
     round: int
-    errors: list[list[tuple[float, float, float]]]
 
 
 class RoundDone(BaseModel):

@@ -15,7 +15,6 @@ import transformers
 from peft.optimizers import create_loraplus_optimizer
 
 from conlora.config import NodeConfig
-from conlora.core.sketch import SketchLayout
 from conlora.errors import ConLoRAError, RankLost
 from conlora.training.arena import Arena
 from conlora.training.callback import GossipCallback, ThrottleCallback
@@ -66,28 +65,25 @@ def run(channel: Channel, setup: Setup, memory: int | None) -> bool:
             shared_schema=built.shared.to_json(),
         )
     )
-    channel.expect(Layout)
-    arena = None
-    if memory is not None:
-        layout = SketchLayout.of(built.adapter.schema, built.shared)
-        arena = Arena(memory, built.shared.size, len(setup.peers), layout.size)
+    outbox = channel.expect(Layout).outbox
+    arena = Arena(memory, built.shared.size, len(setup.peers)) if memory is not None else None
     if setup.round >= config.training.rounds:
         return True
-    return train(config, setup, built, data, arena, channel)
-
-
-def train(config: NodeConfig, setup: Setup, built: Built, data: Data, arena: Arena | None, channel: Channel) -> bool:
-    """Trains to the configured round, or until the daemon says stop; returns whether all rounds are done."""
-    training = config.training
     gossip = Gossip(
         built,
         arena,
         channel,
-        local_steps=training.local_steps,
+        outbox=outbox,
+        local_steps=config.training.local_steps,
         rounds_mixed=setup.round,
         step=setup.step,
-        seed=config.federation.seed,
     )
+    return train(config, setup, built, data, gossip)
+
+
+def train(config: NodeConfig, setup: Setup, built: Built, data: Data, gossip: Gossip) -> bool:
+    """Trains to the configured round, or until the daemon says stop; returns whether all rounds are done."""
+    training, channel = config.training, gossip.channel
     callbacks: list[transformers.TrainerCallback] = [
         GossipCallback(
             gossip,

@@ -1,8 +1,9 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -65,13 +66,43 @@ class SketchRecord(_message.Message):
     def __init__(self, federation: _Optional[bytes] = ..., name: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., round: _Optional[int] = ..., neighbours: _Optional[_Iterable[str]] = ..., before: _Optional[bytes] = ..., after: _Optional[bytes] = ..., lifetime_seconds: _Optional[int] = ..., still: _Optional[bool] = ...) -> None: ...
 
 class SnapshotHeader(_message.Message):
-    __slots__ = ("round", "degree", "nbytes", "sha256")
+    __slots__ = ("round", "degree", "nbytes", "encoding", "id", "base")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEGREE_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     round: int
     degree: int
     nbytes: int
-    sha256: bytes
-    def __init__(self, round: _Optional[int] = ..., degree: _Optional[int] = ..., nbytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    encoding: str
+    id: int
+    base: int
+    def __init__(self, round: _Optional[int] = ..., degree: _Optional[int] = ..., nbytes: _Optional[int] = ..., encoding: _Optional[str] = ..., id: _Optional[int] = ..., base: _Optional[int] = ...) -> None: ...
+
+class SnapshotEnd(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    def __init__(self, digest: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotTaken(_message.Message):
+    __slots__ = ("id", "outcome", "detail")
+    class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OUTCOME_UNSPECIFIED: _ClassVar[SnapshotTaken.Outcome]
+        OUTCOME_KEPT: _ClassVar[SnapshotTaken.Outcome]
+        OUTCOME_UNUSED: _ClassVar[SnapshotTaken.Outcome]
+        OUTCOME_REJECTED: _ClassVar[SnapshotTaken.Outcome]
+    OUTCOME_UNSPECIFIED: SnapshotTaken.Outcome
+    OUTCOME_KEPT: SnapshotTaken.Outcome
+    OUTCOME_UNUSED: SnapshotTaken.Outcome
+    OUTCOME_REJECTED: SnapshotTaken.Outcome
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    outcome: SnapshotTaken.Outcome
+    detail: str
+    def __init__(self, id: _Optional[int] = ..., outcome: _Optional[_Union[SnapshotTaken.Outcome, str]] = ..., detail: _Optional[str] = ...) -> None: ...
