@@ -180,6 +180,7 @@ def main(package: str, launch: Launch, node: Callable[[Place], None]) -> None:
     args = parser.parse_args()
     if args.node is not None:
         return node(Place(args.folder, args.node, args.nodes, args.rounds, args.tuned))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # after what it has started
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         try:
             with Processes(Path(folder)) as processes:

@@ -1,7 +1,7 @@
 """Rounds of Flower: FedAvg by a server process, with a client process per node, over gRPC without TLS.
 
 The server and the clients are those of `start_server` and `start_client`, which live through all rounds. Flower deprecates
-them for SuperLink and SuperNodes, which speak HTTP and start a Python process for each message to a node; these are run_superlink.py.
+them in favour of SuperLink and SuperNodes, which speak HTTP.
 """
 
 import argparse
@@ -51,7 +51,9 @@ def launch(args: argparse.Namespace, folder: Path, processes: Processes) -> None
     (folder / "address").write_text(address)
     quiet = {"FLWR_TELEMETRY_ENABLED": "0"}
     # A round is over when the next one begins, so there is one more.
-    server = f"import run_flower, common; run_flower.serve('{address}', {args.nodes}, common.WARM_UP + {args.rounds + 1})"
+    server = (
+        f"import run_flower, common; run_flower.serve('{address}', {args.nodes}, common.WARM_UP + {args.rounds + 1})"
+    )
     processes.start("server", [sys.executable, "-c", server], PYTHONPATH=str(Path(__file__).parent), **quiet)
     wait_for(lambda: listens(address), "the server listens")
     for i in range(args.nodes):
