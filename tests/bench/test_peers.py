@@ -43,7 +43,8 @@ PEERS = {
     "hivemind": Peer("hivemind", "run_hivemind.py", targets={2: 1 / 6, 4: 1 / 3.5}),
     "p2pfl": Peer("p2pfl", "run_p2pfl.py", rounds=5, targets={2: 1 / 45, 4: 1 / 20}),
     "p2pfl, tuned": Peer("p2pfl", "run_p2pfl.py", ("--tuned",), targets={2: 1 / 15, 4: 1 / 14}),
-    "Flower": Peer("flower", "run_flower.py"),
+    "Flower, start_server": Peer("flower", "run_flower.py"),
+    "Flower, SuperLink": Peer("flower", "run_superlink.py", rounds=4),
     "NVFLARE, swarm": Peer("nvflare", "run_nvflare_swarm.py", rounds=6),
     "NVFLARE, peer to peer": Peer("nvflare", "run_nvflare_p2p.py"),
 }

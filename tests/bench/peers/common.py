@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 
 class Processes:
-    """Processes of a run, each with its own log and session, so that what they start ends with them."""
+    """Processes of a run, each with its own log and group. What they have started ends with them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -124,6 +125,12 @@ class Processes:
     def __exit__(self, *exc: object) -> None:
         for process in reversed(self._running.values()):
             end(process)
+        while left := at_home_in(self._folder):  # some of which have left their group
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for process in self._running.values():
+            process.wait()
 
     def start(self, name: str, command: Sequence[object], **env: str) -> "subprocess.Popen[bytes]":
         """Starts a process with one thread for its numerics, and the folder as its home, for some leave files there."""
@@ -153,14 +160,25 @@ class Processes:
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process and all of its session's group, gently at first."""
-    for signal_ in (signal.SIGTERM, signal.SIGKILL):
+    """Ends a process and its group, gently at first."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+
+
+def at_home_in(folder: Path) -> list[int]:
+    """All processes of a run: those that have its folder as their home."""
+    home = f"HOME={folder}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            os.killpg(process.pid, signal_)
-            process.wait(10)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-    process.wait()
+            if home in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return found
 
 
 Launch = Callable[[argparse.Namespace, Path, Processes], None]

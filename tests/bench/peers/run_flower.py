@@ -1,7 +1,7 @@
 """Rounds of Flower: FedAvg by a server process, with a client process per node, over gRPC without TLS.
 
 The server and the clients are those of `start_server` and `start_client`, which live through all rounds. Flower deprecates
-them in favour of SuperLink and SuperNodes, which speak HTTP.
+them in favour of SuperLink and SuperNodes, which run_superlink.py measures.
 """
 
 import argparse
