@@ -23,7 +23,7 @@ import numpy as np
 
 SHAPES = [(16, 4096), (4096, 16)] * 64  # A and B of the adapter of 64 matrices: 8.4 M parameters, 33.6 MB in fp32
 WARM_UP = 3  # rounds that are not counted
-PATIENCE = 900.0  # seconds that a runner may take
+PATIENCE = 600.0  # seconds for whatever is waited for
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -41,7 +41,7 @@ class Rounds:
     """The seconds of a node's rounds."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._began: float | None = None
         self.seconds: list[float] = []
 
@@ -57,9 +57,9 @@ class Rounds:
 
     def save(self) -> None:
         """To be called after the last round."""
-        temporary = self._path.with_suffix(".new")
+        temporary = self.path.with_suffix(".new")
         temporary.write_text(json.dumps(self.seconds))
-        temporary.rename(self._path)
+        temporary.rename(self.path)
 
 
 class Place:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import Place, Processes, as_node
+from common import Failed, Place, Processes, as_node
 
 HERE = Path(__file__).parent
 
@@ -32,6 +32,9 @@ def run(place: Place, submit: Callable[[Any], str]) -> None:
 
     env = PocEnv(num_clients=place.nodes)
     try:
-        env.get_job_result(submit(env))
+        job = submit(env)
+        env.get_job_result(job)
+        if not place.rounds.path.exists():
+            raise Failed(f"the job ended without a result: {env.get_job_status(job)}")
     finally:
         env.stop()
