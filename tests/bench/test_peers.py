@@ -64,7 +64,7 @@ def test_a_round(figures: Figures, name: str, nodes: int) -> None:
         version, theirs = seconds_of(python, peer.script, nodes, peer.rounds, peer.options)
         ours = before + our_seconds(nodes)
     except NotMeasured as error:
-        figures.record(f"round of {name}, {nodes} nodes", remark=str(error))
+        figures.record(f"round of {name}, {nodes} nodes", at_most=peer.targets.get(nodes), remark=str(error))
         pytest.skip(str(error))
     figures.record(f"round of {name} ({version}), {nodes} nodes", unit="s", samples=theirs)
     figures.record(
