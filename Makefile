@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo models assets test test-all lint proto bench clean
+.PHONY: demo models assets test test-all lint proto bench bench-peers clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,8 +43,11 @@ lint: $(STAMP)   ## style, types, import contracts, generated code
 proto: $(STAMP)   ## regenerates node/conlora/v1
 	$(BIN)/python proto/generate.py
 
-bench: $(STAMP) assets   ## figures, as ratios; asserts nothing
-	$(BIN)/python -m pytest tests/bench -m bench -s
+bench: $(STAMP) assets   ## figures, as ratios, and tables of them in runs/bench
+	$(BIN)/python -m pytest tests/bench -m "bench and not peers" -s
+
+bench-peers: $(STAMP)   ## rounds of hivemind, p2pfl, Flower and NVFLARE beside ours; fetches them into .bench-envs
+	$(BIN)/python -m pytest tests/bench -m peers -s
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) .bench-envs runs build dist

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.bench.figures import Figures
 from tests.schemas import Shapes, full_schema
 
 from conlora.core.consensus import Factors, consensus, measure
@@ -70,7 +71,7 @@ def measuring(rule: str) -> Callable[[], Any]:
     return lambda: meter.measure(vectors[0], vectors[1], vectors[2:])
 
 
-def test_share_of_a_round() -> None:
+def test_share_of_a_round(figures: Figures) -> None:
     import torch
 
     threads = torch.get_num_threads()
@@ -83,9 +84,12 @@ def test_share_of_a_round() -> None:
     for rule in RULES:
         part = seconds_of(measuring(rule), 5)
         print(f"{rule}: measuring {1e3 * part:.1f} ms, two steps {1e3 * whole:.0f} ms, ratio {part / whole:.3f}")
+        figures.record(
+            f"measuring at a mix, {rule}", 1e3 * part, "ms", against="two optimizer steps of MiniLM", ratio=part / whole
+        )
 
 
-def test_bytes_beside_a_snapshot(tmp_path: Path) -> None:
+def test_bytes_beside_a_snapshot(tmp_path: Path, figures: Figures) -> None:
     identity = create_identity(tmp_path / "identity")
     print()
     for name, shapes in (("7B, rank 16", SEVEN_BILLION), ("MiniLM, rank 8", MINILM)):
@@ -98,9 +102,11 @@ def test_bytes_beside_a_snapshot(tmp_path: Path) -> None:
                 f"{name}, {rule}: snapshot {snapshot / 1e6:.2f} MB, record {record / 1e3:.0f} kB ({record / snapshot:.2%}), "
                 f"at most {most / 1e3:.0f} kB a snapshot ({most / snapshot:.2%}): {most / record:.1f} records"
             )
+            what = f"sketches that go with a snapshot, at most: {name}, {rule}"
+            figures.record(what, most / 1e3, "kB", against="the snapshot", ratio=most / snapshot)
 
 
-def test_relative_errors_of_the_estimates() -> None:
+def test_relative_errors_of_the_estimates(figures: Figures) -> None:
     """Seven nodes around a common adapter, against the exact figures."""
     print(f"\nroot mean square of relative errors, {PAIRS} pairs, {FACTOR_PAIRS} of them with factors:")
     for name, shapes in (("one module", [(384, 384, 8)]), ("MiniLM's 12 modules", MINILM)):
@@ -111,7 +117,11 @@ def test_relative_errors_of_the_estimates() -> None:
             seen = estimate(layout, Sketcher(layout, seed).sketch(*nodes)).figures.to_json()
             for figure, truth in consensus(measure(nodes)).to_json().items():
                 errors.setdefault(figure, []).append(seen[figure] / truth - 1)
-        print(f"{name}:", ", ".join(f"{f} {np.sqrt(np.mean(np.square(e))):.1%}" for f, e in errors.items()))
+        rms = {figure: float(np.sqrt(np.mean(np.square(e)))) for figure, e in errors.items()}
+        print(f"{name}:", ", ".join(f"{figure} {error:.1%}" for figure, error in rms.items()))
+        for figure, error in rms.items():
+            what = f"relative error of the estimate of {figure}, {name}"
+            figures.record(what, error, samples=errors[figure], remark="root mean square over seeds")
 
 
 def around(n: int, shapes: Shapes, spread: float, seed: int) -> list[Factors]:

@@ -7,6 +7,7 @@ nodes don't compete for the cores and only waiting for each other could slow the
 import statistics
 
 import pytest
+from tests.bench.figures import Figures
 from tests.daemons import Daemon, Daemons
 
 from conlora.store.history import History
@@ -52,14 +53,23 @@ def rounds_of(node: Daemon) -> list[float]:
         return [row["seconds"] for row in history.rows("rounds")][5:]
 
 
-def test_neighbours_of_a_slow_node(daemons: Daemons) -> None:
-    ratios = []
+def test_neighbours_of_a_slow_node(daemons: Daemons, figures: Figures) -> None:
+    ratios, rates = [], []
     for pair in range(PAIRS):
         without = seconds_per_round(daemons, f"even{pair}", slow=1)
         with_slow = seconds_per_round(daemons, f"slow{pair}", slow=4)
         ratios.append(without / with_slow)
+        rates.append(60 / with_slow)
         print(
             f"\npair {pair + 1}: {60 / without:.1f} rounds a minute among equals, {60 / with_slow:.1f} beside a 4x slower node, "
             f"ratio {ratios[-1]:.3f}"
         )
     print(f"ratio, median of {PAIRS} pairs: {statistics.median(ratios):.3f}")
+    figures.record(
+        "rounds of the neighbours of a node that is four times slower",
+        samples=rates,
+        unit="a minute",
+        against="the same nodes among equals",
+        ratio=statistics.median(ratios),
+        remark="pairs: " + ", ".join(f"{ratio:.3f}" for ratio in ratios),
+    )
