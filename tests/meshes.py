@@ -139,7 +139,7 @@ def vector(round_: int, size: int) -> Vector:
 
 def snapshot(round_: int, size: int = FakeNode.size, degree: int = 1) -> Outgoing:
     """A node's vector in that round."""
-    return Outgoing(round_, degree, 0, vector(round_, size), shared=False, on_free=lambda: None)
+    return Outgoing(round_, degree, vector(round_, size), shared=False, on_free=lambda: None)
 
 
 def linked(a: Member, b: Member) -> bool:

@@ -24,7 +24,6 @@ from conlora.net.link import Link
 from conlora.net.sketches import Scribe
 from conlora.net.transfers import Outgoing, Sender
 from conlora.net.wire import Frame, Goodbye, SketchHeader, SnapshotHeader, Transfer
-from conlora.training.arena import MIXED_SLOTS
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def frames_of(header: SketchHeader, payload: bytes) -> list[Frame]:
 def snapshot_frames(value: float) -> list[Frame]:
     formats = {encoding.value: Format(SCHEMA, encoding) for encoding in Encoding}
     vector = np.full(SCHEMA.size, value, np.float32)
-    snapshot = Outgoing(5, 1, 0, vector, shared=False, on_free=lambda: None)
+    snapshot = Outgoing(5, 1, vector, shared=False, on_free=lambda: None)
     return as_frames(Sender(formats, Encoding.FP32).parts(snapshot))
 
 
@@ -137,13 +136,14 @@ def training(exchange: Exchange) -> tuple[list[bytes], object]:
     """All that a trainer would read, and the plan that it would get."""
     arena = exchange.arena
     vectors: list[Vector] = [
-        *map(arena.outbox, range(arena.outbox_slots)),
-        *map(arena.mixed, range(MIXED_SLOTS)),
+        *map(arena.own, range(arena.own_slots)),
         *(arena.inbox(0, slot) for slot in range(SLOTS_PER_NEIGHBOUR)),
     ]
-    plan = asyncio.run(exchange.plan(1))
+    exchange.publish(1)
+    mix = asyncio.run(exchange.plan(1))
+    assert mix is not None
     exchange._end_round()
-    return [vector.tobytes() for vector in vectors], plan
+    return [vector.tobytes() for vector in vectors], mix.plan
 
 
 any_sketch: st.SearchStrategy[tuple[SketchHeader, bytes]] = st.one_of(

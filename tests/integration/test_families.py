@@ -72,13 +72,13 @@ class Loopback:
                 match message:
                     case Published():
                         slot = message.round % 2
-                        self.published.append(self._arena.outbox(slot).copy())
-                        self._arena.inbox(0, 0)[:] = self._arena.outbox(slot) + self.away
+                        self.published.append(self._arena.own(slot).copy())
+                        self._arena.inbox(0, 0)[:] = self._arena.own(slot) + self.away
                         only = Contribution(peer=0, slot=0, weight=WEIGHT)
-                        answer = Contributions(round=message.round, items=[only], mixed=slot, outbox=1 - slot)
+                        answer = Contributions(round=message.round, items=[only], mix=2 + slot, publish=1 - slot)
                         self._ours.sendall(line(answer))
                     case Mixed():
-                        self.mixed.append(self._arena.mixed(message.round % 2).copy())
+                        self.mixed.append(self._arena.own(2 + message.round % 2).copy())
                     case Saved():
                         shutil.copytree(message.path, self._keep / f"round-{message.round}")
 
@@ -295,7 +295,7 @@ def run(config: NodeConfig, keep: Path, round_: int, resume: Path | None) -> tup
         built,
         arena,
         daemon.channel,
-        outbox=(round_ + 1) % 2,
+        publish=(round_ + 1) % 2,
         local_steps=STEPS,
         rounds_mixed=round_,
         step=round_ * STEPS,

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from tests.meshes import SETTINGS
 
 from conlora.core.encoding import Encoding
 from conlora.core.gossip import Mode
 from conlora.core.schema import Role, Schema, TensorSpec
-from conlora.daemon.exchange import Exchange
+from conlora.core.sketch import SketchLayout
+from conlora.daemon.exchange import Exchange, Mix
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
 from conlora.net.identity import Identity, Peer, create_identity
@@ -29,6 +31,7 @@ def exchange(request: pytest.FixtureRequest, identity: Identity) -> Exchange:
     observatory = Observatory(identity, "mercy", PEERS, True)
     exchange = Exchange(request.param, PEERS, 10.0, observatory, lambda name: Encoding.FP32)
     exchange.open(SCHEMA, Meter(SCHEMA, SCHEMA, np.ones(SCHEMA.size, np.float32), 0), 0)
+    observatory.open(SETTINGS, SketchLayout.of(SCHEMA, SCHEMA))
     for peer in PEERS:
         exchange.link_up(peer)
     return exchange
@@ -44,60 +47,83 @@ def arrive(exchange: Exchange, peer: Peer, round_: int, id_: int = 1) -> int:
 
 
 def publish(exchange: Exchange, round_: int) -> None:
-    exchange.arena.outbox(exchange.outbox.next_slot)[:] = -round_
+    exchange.arena.own(exchange.outbox.next_slot)[:] = -round_
     exchange.publish(round_)
 
 
-def test_links_that_send_for_ever_never_leave_the_trainer_without_a_slot(exchange: Exchange) -> None:
-    """Each link is stuck with another old snapshot, and one is being measured; none of them is written to."""
-    stuck = []
+async def mixed(exchange: Exchange, round_: int) -> Mix:
+    """A whole round, up to where the trainer has mixed."""
+    publish(exchange, round_)
+    for peer in PEERS:
+        arrive(exchange, peer, round_)
+    mix = await exchange.plan(round_)
+    assert mix is not None
+    assert [c.round for c in mix.plan.contributions] == [round_, round_]
+    exchange.arena.own(mix.slot)[:] = 100 + round_
+    assert exchange.mixed() is mix
+    return mix
+
+
+async def test_links_that_send_for_ever_never_leave_the_trainer_without_a_slot(exchange: Exchange) -> None:
+    """Each link is stuck with another old snapshot, and one mix is being measured; none of them is written to."""
+    stuck, measured = [], None
     for round_ in range(1, 40):
-        publish(exchange, round_)
-        snapshot = exchange.outbox.recent[-1]
-        if len(stuck) < len(PEERS) + 1:
-            stuck.append(snapshot.hold())
-        assert all((held.vector == -held.round).all() for held in stuck)
-    assert exchange.outbox.next_slot < exchange.arena.outbox_slots
+        mix = await mixed(exchange, round_)
+        assert mix.measured is (measured is None), "one mix is measured at a time"
+        if measured is None:
+            measured = mix
+        else:
+            exchange.release(mix)
+        if 1 < round_ < 2 + len(PEERS):
+            stuck.append(exchange.outbox.recent[-1].hold())
+        assert all((held.vector == -held.round).all() for held in [*stuck, measured.published])
+        assert (exchange.arena.own(measured.slot) == 101).all()
+        seen = [exchange.arena.inbox(i, c.slot)[0] for i, c in enumerate(measured.plan.contributions)]
+        assert seen == [1, 1]
 
 
-def test_few_slots_are_used_where_links_are_quick(exchange: Exchange) -> None:
+async def test_few_slots_are_used_where_nothing_is_slow(exchange: Exchange) -> None:
     used = set()
     for round_ in range(1, 20):
-        used.add(exchange.outbox.next_slot)
-        publish(exchange, round_)
+        mix = await mixed(exchange, round_)
+        await exchange.measure(mix)
+        used |= {mix.slot, exchange.outbox.next_slot}
     assert len(used) <= 4
 
 
-async def test_what_is_measured_stays_while_rounds_go_on(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_what_is_recorded_stays_while_the_trainer_publishes(exchange: Exchange, recorded: bool) -> None:
+    exchange.recorded = recorded
+    exchange._measuring = True
+    mix = await mixed(exchange, 1)
+    assert (mix.slot != exchange.outbox.next_slot) is recorded
+    exchange.release(mix)
 
-    def measure(own: np.ndarray, mixed: np.ndarray, others: list[np.ndarray]) -> None:
-        seen.append([float(vector[0]) for vector in (own, mixed, *others)])
-        raise RuntimeError("seen")
+
+async def test_the_next_mix_is_measured_once_the_last_one_was(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*vectors: object) -> None:
+        raise RuntimeError("broken")
 
     assert exchange._meter is not None
-    monkeypatch.setattr(exchange._meter, "measure", measure)
-    held = None
-    for round_ in range(1, 6):
-        publish(exchange, round_)
-        for peer in PEERS:
-            arrive(exchange, peer, round_)
-        plan = await exchange.plan(round_)
-        assert plan is not None
-        assert [c.round for c in plan.contributions] == [round_, round_]
-        exchange.arena.mixed(exchange.mixed_slot)[:] = 100 + round_
-        _, mix = exchange.mixed()
-        assert (mix is None) is (held is not None), "one mix is measured at a time"
-        held = held or mix
-    assert held is not None
-    with pytest.raises(RuntimeError, match="seen"):
-        await exchange.measure(held)
-    assert seen == [[-1, 101, 1, 1]]
-    publish(exchange, 6)
-    for peer in PEERS:
-        arrive(exchange, peer, 6)
-    await exchange.plan(6)
-    assert exchange.mixed()[1] is not None, "the next one's turn has come"
+    first = await mixed(exchange, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange._meter, "measure", broken)
+        with pytest.raises(RuntimeError, match="broken"):
+            await exchange.measure(first)
+    second = await mixed(exchange, 2)
+    figures = await exchange.measure(second)
+    assert [f.contribution.round for f in figures] == [2, 2]
+    assert exchange.last_mix.keys() == {"ANNA", "BERTA"}
+
+
+async def test_a_meter_rests_after_costly_measurements(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conlora.daemon.meter.ALWAYS_SECONDS", 0.0)
+    monkeypatch.setattr("conlora.daemon.meter.MOST_SHARE", 1e-9)
+    first = await mixed(exchange, 1)
+    await exchange.measure(first)
+    assert not (await mixed(exchange, 2)).measured
 
 
 async def test_a_difference_needs_the_snapshot_that_it_is_to(exchange: Exchange) -> None:

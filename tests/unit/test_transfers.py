@@ -24,7 +24,7 @@ def drawn(seed: int = 0) -> Vector:
 
 
 def outgoing(vector: Vector, round_: int = 1, shared: bool = False) -> Outgoing:
-    return Outgoing(round_, 1, 0, vector, shared=shared, on_free=lambda: None)
+    return Outgoing(round_, 1, vector, shared=shared, on_free=lambda: None)
 
 
 class Far:
@@ -109,7 +109,7 @@ def test_an_answer_counts_once() -> None:
 
 def test_a_snapshot_is_free_when_its_last_holder_is_gone() -> None:
     freed = []
-    snapshot = Outgoing(1, 1, 0, drawn(), shared=True, on_free=lambda: freed.append(True))
+    snapshot = Outgoing(1, 1, drawn(), shared=True, on_free=lambda: freed.append(True))
     snapshot.hold().hold()
     snapshot.release()
     assert not freed

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from conlora.core.consensus import EdgeError, total
 from conlora.core.encoding import Encoding, Format
 from conlora.core.gossip import Contribution, Gossip, Mode, Plan, Snapshot
-from conlora.core.schema import Schema, Vector
+from conlora.core.schema import Schema
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.outbox import Outbox
@@ -17,7 +17,7 @@ from conlora.errors import TrainingFailed
 from conlora.net.identity import Peer
 from conlora.net.transfers import Formats, Landing, Outgoing
 from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer
-from conlora.training.arena import MIXED_SLOTS, Arena, arena_bytes, create_memory
+from conlora.training.arena import Arena, arena_bytes, create_memory
 
 # What a link may hold back: the newest snapshot only, or in lockstep also the one before, which may still be needed.
 MAILBOX_DEPTH = {Mode.ASYNC: 1, Mode.SYNC: 2}
@@ -34,11 +34,17 @@ class EdgeFigures:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What was mixed, and what it came to, shape `(size,)`."""
+    """What the trainer mixes: its own vector, neighbours' as planned, and the slot for what they come to.
 
-    plan: Plan
+    kept: whether what they come to stays there after the trainer has gone on, as the others do. measured: whether it is
+    to be measured.
+    """
+
     published: Outgoing
-    vector: Vector
+    plan: Plan
+    slot: int
+    kept: bool
+    measured: bool
 
 
 class Exchange:
@@ -58,6 +64,7 @@ class Exchange:
         self._observatory = observatory
         self._encoding_for = encoding_for
         self.memory = create_memory()
+        self.recorded = False  # whether mixes are looked at whole after the trainer has gone on
         self.last_mix: dict[str, EdgeFigures] = {}
         self.formats: Formats = {}
         self._gossip = Gossip(mode, [peer.node_id for peer in peers])
@@ -68,8 +75,7 @@ class Exchange:
         self._outbox: Outbox | None = None
         self._meter: Meter | None = None
         self._published: Outgoing | None = None  # of the round under way
-        self._plan: Plan | None = None  # what the trainer mixes now
-        self._mixed_slot = 0
+        self._mix: Mix | None = None  # likewise
         self._measuring = False
         self._landings: dict[str, Landing] = {}
         self._kept: dict[str, int] = {}  # id of each neighbour's newest snapshot
@@ -105,11 +111,6 @@ class Exchange:
         """Edges that count for this node's weights."""
         return self._gossip.degree
 
-    @property
-    def mixed_slot(self) -> int:
-        """Where the trainer puts what it mixes."""
-        return self._mixed_slot
-
     def publish(self, round_: int) -> Outgoing:
         """Takes what the trainer has written, and returns it for the links."""
         self._end_round()
@@ -118,22 +119,28 @@ class Exchange:
         return self._published
 
     def _end_round(self) -> None:
-        """Whatever the trainer's last round still holds; it has died where it holds anything."""
-        if self._plan:
-            self._gossip.release(self._plan)
-        if self._published:
+        """Lets go of what the round under way still holds; it was cut off where it holds anything."""
+        if self._mix:
+            self.release(self._mix)
+        elif self._published:
             self._published.release()
-        self._plan = self._published = None
+        self._mix = self._published = None
 
-    async def plan(self, round_: int) -> Plan | None:
+    def release(self, mix: Mix) -> None:
+        """Nobody needs the mix any more."""
+        mix.published.release()
+        self._gossip.release(mix.plan)
+        if mix.kept:
+            self.outbox.release(mix.slot)
+
+    async def plan(self, round_: int) -> Mix | None:
         """What to mix; lockstep waits for it. None when interrupted. Raises TrainingFailed after the deadline."""
         try:
             async with asyncio.timeout(self._deadline):
                 while not self._interrupted:
                     self._arrived.clear()
                     if (plan := self._gossip.plan(round_)) is not None:
-                        self._plan = plan
-                        return plan
+                        return self._begin_mix(plan)
                     await self._arrived.wait()
                 return None
         except TimeoutError:
@@ -143,35 +150,37 @@ class Exchange:
                 "neighbour has to take part: start the missing ones, or raise federation.sync_deadline_seconds"
             ) from None
 
+    def _begin_mix(self, plan: Plan) -> Mix:
+        assert self._meter is not None
+        assert self._published is not None
+        measured = not self._measuring and self._meter.rested
+        kept = measured or self.recorded
+        self._mix = Mix(self._published, plan, self.outbox.plan(kept), kept, measured)
+        return self._mix
+
     def position(self, peer: str) -> int:
         """A peer's index in the arena."""
         return self._index[peer]
 
-    def mixed(self) -> tuple[Plan, Mix | None]:
-        """The trainer has mixed. Returns what, and if it is to be measured also all vectors, for `measure` to follow."""
-        assert self._meter is not None
-        plan, published, slot = self._plan, self._published, self._mixed_slot
-        assert plan is not None
-        assert published is not None
-        if self._measuring or not self._meter.rested:
-            self._end_round()
-            return plan, None
-        # The plan's slots, the published and the mixed one are held while they are measured; the next round has others.
-        self._plan = self._published = None
-        self._measuring = True
-        self._mixed_slot = (slot + 1) % MIXED_SLOTS
-        return plan, Mix(plan, published, self.arena.mixed(slot))
+    def mixed(self) -> Mix:
+        """The trainer has mixed. Returns what, for `measure` if it is to be measured, else for `release`."""
+        mix = self._mix
+        assert mix is not None
+        self._mix = self._published = None
+        self._measuring |= mix.measured
+        return mix
 
     async def measure(self, mix: Mix) -> list[EdgeFigures]:
         """The figures of all edges of a mix."""
         assert self._meter is not None
         try:
             others = [self.arena.inbox(self._index[c.peer], c.slot) for c in mix.plan.contributions]
-            measured = await asyncio.to_thread(self._meter.measure, mix.published.vector, mix.vector, others)
+            measured = await asyncio.to_thread(
+                self._meter.measure, mix.published.vector, self.arena.own(mix.slot), others
+            )
         finally:
             self._measuring = False
-            self._gossip.release(mix.plan)
-            mix.published.release()
+            self.release(mix)
         edges = zip(mix.plan.contributions, measured.errors, strict=True)
         figures = [EdgeFigures(contribution, total(layers), layers) for contribution, layers in edges]
         self.last_mix = {f.contribution.peer: f for f in figures}

@@ -1,19 +1,19 @@
-"""What this node has published: vectors that the trainer writes and links read, in slots that are free once nobody reads."""
+"""This node's own vectors in the arena: what it has published and mixed, in slots that are free once nobody needs them."""
 
-from collections import deque
+from collections import Counter, deque
 
 from conlora.net.transfers import Outgoing
 from conlora.training.arena import Arena
 
 
 class Outbox:
-    """The slots of the arena that the trainer publishes in."""
+    """Hands out slots: for what the trainer publishes next, and for what it makes of a mix."""
 
     def __init__(self, arena: Arena, depth: int) -> None:
         """depth: how many of the newest snapshots a new link begins with."""
         self._arena = arena
         self._depth = depth
-        self._held: set[int] = set()
+        self._held: Counter[int] = Counter()
         self._recent: deque[Outgoing] = deque()
         self.next_slot = 0  # where the trainer publishes next, unless it is doing so now
 
@@ -23,22 +23,31 @@ class Outbox:
         return list(self._recent)
 
     def publish(self, round_: int, degree: int) -> Outgoing:
-        """What the trainer has written to `next_slot`, which moves on to the first slot that nobody holds.
-
-        There always is one: each link holds one snapshot beside the newest, and the arena has slots for that.
-        """
+        """What the trainer has written to `next_slot`."""
         slot = self.next_slot
-        self._held.add(slot)
+        self._held[slot] += 1
         snapshot = Outgoing(
-            round_,
-            degree,
-            slot,
-            self._arena.outbox(slot),
-            shared=degree > 1,
-            on_free=lambda: self._held.discard(slot),
+            round_, degree, self._arena.own(slot), shared=degree > 1, on_free=lambda: self.release(slot)
         )
         if len(self._recent) == self._depth:
             self._recent.popleft().release()
         self._recent.append(snapshot.hold())
-        self.next_slot = next(free for free in range(self._arena.outbox_slots) if free not in self._held)
         return snapshot
+
+    def plan(self, keep: bool) -> int:
+        """The slot for a mix. keep: what it comes to will be needed beside training, until `release`; then the trainer
+        publishes in another slot next, else over it.
+        """
+        slot = self._free()
+        if keep:
+            self._held[slot] += 1
+        self.next_slot = self._free()
+        return slot
+
+    def release(self, slot: int) -> None:
+        """What lies there is no longer needed by somebody."""
+        self._held[slot] -= 1
+
+    def _free(self) -> int:
+        """The first slot that nobody holds. There always is one: the arena has as many as can be held."""
+        return next(slot for slot in range(self._arena.own_slots) if not self._held[slot])

@@ -284,27 +284,24 @@ class Supervisor:
             exchanged = {spec.name for spec in shared.tensors}
             frozen = {name: view for name, view in schema.views(start).items() if name not in exchanged}
             self._recorder = Recorder(config.state_dir / "recording", shared, frozen)
-        self._trainer.send(messages.Layout(outbox=self._exchange.outbox.next_slot))
+            self._exchange.recorded = True
+        self._trainer.send(messages.Layout(publish=self._exchange.outbox.next_slot))
         self._on_ready(settings)
         if not self._paused:
             await self._set_state(State.TRAINING)
 
     async def _answer(self, round_: int) -> None:
         """Gives the trainer its contributions, when lockstep has them all."""
-        plan = await self._exchange.plan(round_)
         exchange = self._exchange
+        mix = await exchange.plan(round_)
         items = [
             messages.Contribution(peer=exchange.position(c.peer), slot=c.slot, weight=c.weight)
-            for c in (plan.contributions if plan else ())
+            for c in (mix.plan.contributions if mix else ())
         ]
+        publish = exchange.outbox.next_slot
+        slot = mix.slot if mix else publish
         self._tell(
-            messages.Contributions(
-                round=round_,
-                items=items,
-                mixed=exchange.mixed_slot,
-                outbox=exchange.outbox.next_slot,
-                interrupted=plan is None,
-            )
+            messages.Contributions(round=round_, items=items, mix=slot, publish=publish, interrupted=mix is None)
         )
 
     def _answered(self, task: asyncio.Task[None]) -> None:
@@ -315,14 +312,16 @@ class Supervisor:
                 self._trainer.kill()
 
     def _mixed(self, round_: int) -> None:
+        mix = self._exchange.mixed()
         if self._recorder and self._published is not None:
-            self._recorder.add(round_, self._published, self._exchange.arena.mixed(self._exchange.mixed_slot))
+            self._recorder.add(round_, self._published, self._exchange.arena.own(mix.slot))
         self.progress.round = round_
-        plan, mix = self._exchange.mixed()
-        self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in plan.contributions])
-        if mix:
+        self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in mix.plan.contributions])
+        if mix.measured:
             self._measuring = asyncio.create_task(self._measure(mix))
             self._measuring.add_done_callback(self._answered)
+        else:
+            self._exchange.release(mix)
 
     async def _measure(self, mix: Mix) -> None:
         round_ = mix.plan.round

@@ -26,15 +26,12 @@ Formats = Mapping[str, Format]  # by encoding
 class Outgoing:
     """A vector that this node has published. It stays as it is for as long as anybody holds it."""
 
-    def __init__(
-        self, round_: int, degree: int, slot: int, vector: Vector, *, shared: bool, on_free: Callable[[], None]
-    ) -> None:
-        """slot: of the outbox. shared: whether several links will send it, so that encoding it once pays. on_free: called
+    def __init__(self, round_: int, degree: int, vector: Vector, *, shared: bool, on_free: Callable[[], None]) -> None:
+        """shared: whether several links will send it, so that encoding it once pays. on_free: called
         when nobody holds it any more.
         """
         self.round = round_
         self.degree = degree
-        self.slot = slot
         self.vector = vector
         self.published_at = time.monotonic()
         self._encoded: dict[tuple[Encoding, int], Buffer] | None = {} if shared else None

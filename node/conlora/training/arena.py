@@ -8,16 +8,15 @@ import numpy as np
 from conlora.core.gossip import SLOTS_PER_NEIGHBOUR
 from conlora.core.schema import Vector
 
-# Of what this node publishes: one that the trainer writes, two that a new link begins with, one that is being measured,
-# and one for each neighbour, who may still be getting an older one.
-OUTBOX_SLOTS, OUTBOX_SLOTS_PER_NEIGHBOUR = 4, 1
-MIXED_SLOTS = 2  # one that the trainer writes, one that is being measured
+# Of this node's own vectors: two that the trainer writes (what it has mixed, and what it publishes next), two that a new link
+# begins with, two of a mix that is being measured, and one for each neighbour, who may still be getting an older one.
+OWN_SLOTS, OWN_SLOTS_PER_NEIGHBOUR = 6, 1
 
 _ALIGNMENT = 4096  # a page, so that slots share none
 
 
 class Arena:
-    """Flat fp32 vectors of one schema: what this node has published, what it has mixed, and what neighbours have sent.
+    """Flat fp32 vectors of one schema: what this node has published and mixed, and what neighbours have sent.
 
     Who may touch a slot when is agreed by messages (see `messages`); nothing here locks. Slots are many, and memory is
     taken for those alone that were ever written to: whoever chooses one takes the first that is free.
@@ -27,20 +26,16 @@ class Arena:
         """Maps the file. size: elements of a vector; peers: number of configured peers."""
         self._size = size
         self._stride = _aligned(size)
-        self.outbox_slots = OUTBOX_SLOTS + OUTBOX_SLOTS_PER_NEIGHBOUR * peers
+        self.own_slots = OWN_SLOTS + OWN_SLOTS_PER_NEIGHBOUR * peers
         self._map = mmap.mmap(descriptor, arena_bytes(size, peers))
 
-    def outbox(self, slot: int) -> Vector:
-        """This node's vector y of a round, shape `(size,)`; the trainer writes, the daemon reads."""
+    def own(self, slot: int) -> Vector:
+        """This node's vector y of a round, or x after a mix, shape `(size,)`; the trainer writes, the daemon reads."""
         return self._vector(slot)
-
-    def mixed(self, slot: int) -> Vector:
-        """This node's vector x after a mix, shape `(size,)`; the trainer writes, the daemon reads."""
-        return self._vector(self.outbox_slots + slot)
 
     def inbox(self, peer: int, slot: int) -> Vector:
         """A neighbour's vector, shape `(size,)`; the daemon writes, the trainer reads."""
-        return self._vector(self.outbox_slots + MIXED_SLOTS + SLOTS_PER_NEIGHBOUR * peer + slot)
+        return self._vector(self.own_slots + SLOTS_PER_NEIGHBOUR * peer + slot)
 
     def _vector(self, index: int) -> Vector:
         return np.frombuffer(self._map, np.float32, self._size, index * self._stride)
@@ -48,7 +43,7 @@ class Arena:
 
 def arena_bytes(size: int, peers: int) -> int:
     """Bytes of the file; at least one page, since nothing can't be mapped."""
-    slots = OUTBOX_SLOTS + MIXED_SLOTS + (OUTBOX_SLOTS_PER_NEIGHBOUR + SLOTS_PER_NEIGHBOUR) * peers
+    slots = OWN_SLOTS + (OWN_SLOTS_PER_NEIGHBOUR + SLOTS_PER_NEIGHBOUR) * peers
     return max(slots * _aligned(size), mmap.PAGESIZE)
 
 

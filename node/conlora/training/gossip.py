@@ -29,12 +29,12 @@ class Gossip:
         arena: Arena | None,
         channel: Channel,
         *,
-        outbox: int,
+        publish: int,
         local_steps: int,
         rounds_mixed: int,
         step: int,
     ) -> None:
-        """arena: None on ranks other than 0. outbox: the slot to publish in first. rounds_mixed and step: what the model's
+        """arena: None on ranks other than 0. publish: the slot to publish in first. rounds_mixed and step: what the model's
         values already contain, from the checkpoint.
         """
         self.channel = channel
@@ -43,7 +43,7 @@ class Gossip:
         self.saved_step = step
         self._adapted = adapted
         self._arena = arena
-        self._outbox = outbox
+        self._publish = publish
         self._local_steps = local_steps
         self._pins = Pinned()
 
@@ -57,7 +57,7 @@ class Gossip:
         """
         schema, adapter = self._adapted.shared, self._adapted.adapter
         round_ = self.rounds_mixed + 1
-        own = adapter.read(schema, into=self._pinned(self._arena.outbox(self._outbox)) if self._arena else None)
+        own = adapter.read(schema, into=self._pinned(self._arena.own(self._publish)) if self._arena else None)
         if not math.isfinite(np.dot(own, own)):
             raise TrainingFailed(
                 f"round {round_}: the adapter is no longer finite; lower training.learning_rate, then start again from "
@@ -70,7 +70,7 @@ class Gossip:
             )
         self.channel.send(Published(round=round_))
         answer = self.channel.expect(Contributions)
-        self._outbox = answer.outbox
+        self._publish = answer.publish
         if answer.interrupted:
             return
         mixed = self._mix(self._arena, own, answer) if self._arena else own
@@ -81,7 +81,7 @@ class Gossip:
     def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> Vector:
         """What becomes of `own`, in the arena."""
         neighbours = [(item.weight, arena.inbox(item.peer, item.slot)) for item in answer.items]
-        mixed = self._pinned(arena.mixed(answer.mixed))
+        mixed = self._pinned(arena.own(answer.mix))
         self._adapted.rule.mix(self._adapted.shared, own, neighbours, out=mixed, blend=lerp)
         return mixed
 

@@ -126,7 +126,7 @@ class Guest:
             adapted,
             self._arena(adapted),
             self._channel,
-            outbox=layout.outbox,
+            publish=layout.publish,
             local_steps=self.config.training.local_steps,
             rounds_mixed=self._setup.round,
             step=self._setup.step,

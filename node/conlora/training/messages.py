@@ -30,10 +30,10 @@ class Setup(BaseModel):
 
 
 class Layout(BaseModel):
-    """To the trainer: the arena has its size now and can be mapped. outbox: the slot that it publishes in first."""
+    """To the trainer: the arena has its size now and can be mapped. publish: the own slot that it publishes in first."""
 
     type: Literal["layout"] = "layout"
-    outbox: int
+    publish: int
 
 
 class Contribution(BaseModel):
@@ -47,14 +47,14 @@ class Contribution(BaseModel):
 class Contributions(BaseModel):
     """To the trainer, after Published: what to mix. `interrupted`: don't, for the node stops.
 
-    mixed: the slot for what it makes of them. outbox: the slot that it publishes in next.
+    mix: the own slot for what it makes of them. publish: the one that it publishes in next, which may be the same.
     """
 
     type: Literal["contributions"] = "contributions"
     round: int
     items: list[Contribution]
-    mixed: int
-    outbox: int
+    mix: int
+    publish: int
     interrupted: bool = False
 
 
@@ -93,7 +93,7 @@ class Ready(BaseModel):
 
 
 class Published(BaseModel):
-    """From the trainer: its slot of the outbox holds this round's vector; Contributions are awaited."""
+    """From the trainer: its slot holds this round's vector; Contributions are awaited."""
 
     type: Literal["published"] = "published"
     round: int

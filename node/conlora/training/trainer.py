@@ -65,7 +65,7 @@ def run(channel: Channel, setup: Setup, memory: int | None) -> bool:
             shared_schema=built.shared.to_json(),
         )
     )
-    outbox = channel.expect(Layout).outbox
+    layout = channel.expect(Layout)
     arena = Arena(memory, built.shared.size, len(setup.peers)) if memory is not None else None
     if setup.round >= config.training.rounds:
         return True
@@ -73,7 +73,7 @@ def run(channel: Channel, setup: Setup, memory: int | None) -> bool:
         built,
         arena,
         channel,
-        outbox=outbox,
+        publish=layout.publish,
         local_steps=config.training.local_steps,
         rounds_mixed=setup.round,
         step=setup.step,
