@@ -16,6 +16,7 @@ from conlora.core.schema import Role, Schema, TensorSpec, Vector
 
 encodings = st.sampled_from(list(Encoding))
 sizes = st.integers(1, 700) | st.sampled_from([BLOCK, STEP - 1, STEP, STEP + 1, STEP + BLOCK + 3])
+unhurried = settings(deadline=None)
 any_float = st.integers(0, 2**32 - 1)
 
 
@@ -43,8 +44,8 @@ def decoded(format: Format, parts: list[bytes], base: Vector | None = None) -> V
     return out
 
 
-def bits(vector: Vector) -> list[int]:
-    return vector.view(np.uint32).tolist()
+def bits(vector: Vector) -> bytes:
+    return vector.tobytes()
 
 
 def nearest_bf16(value: float) -> float:
@@ -67,6 +68,7 @@ def int8_oracle(vector: Vector) -> Vector:
     return np.array(out, np.float32)
 
 
+@unhurried
 @given(encodings, st.lists(st.integers(1, 5000), min_size=1, max_size=4), st.integers(0, 9))
 def test_the_payload_is_a_safetensors_file(encoding: Encoding, shapes: list[int], seed: int) -> None:
     schema = schema_of(*shapes)
@@ -115,6 +117,7 @@ def relative(got: Vector, wanted: Vector) -> float:
     return float(np.linalg.norm((got - wanted).astype(np.float64)) / np.linalg.norm(wanted.astype(np.float64)))
 
 
+@unhurried
 @given(st.lists(any_float, min_size=1, max_size=40))
 @example([0x7F800001, 0x7FFFFFFF, 0xFF800001, 0xFFFFFFFF])  # NaN whose rounding would carry into another number
 @example([0x7F7FFFFF, 0x7F800000, 0x80000000, 0, 1, 0x7F7F8000, 0x3F808000, 0x3F818000])  # to infinity; zeros; ties
@@ -130,19 +133,22 @@ def test_bf16_is_rounded_to_nearest_even(patterns: list[int]) -> None:
             assert got == value or (np.isnan(got) and np.isnan(value))
 
 
+@unhurried
 @given(sizes, st.integers(0, 99), st.floats(1e-30, 1e30))
 def test_int8_is_the_nearest_multiple_of_its_blocks_scale(size: int, seed: int, scale: float) -> None:
     vector = normal(size, seed, scale)
     vector[: size // 3] = 0
     format = Format(schema_of(size), Encoding.INT8)
     got, wanted = decoded(format, encoded(format, vector)), int8_oracle(vector)
-    steps = np.zeros(size, np.float32)
+    steps = np.ones(size, np.float32)
     for start in range(0, size, BLOCK):
-        steps[start : start + BLOCK] = np.abs(vector[start : start + BLOCK]).max() / 127
+        steps[start : start + BLOCK] = np.abs(vector[start : start + BLOCK]).max() / np.float32(127) or 1
     assert (np.abs(got - vector) <= 0.5001 * steps).all()
-    assert np.mean(got != wanted) < 0.01, "but for ties by a rounding of the inverse"
+    clear = np.abs(np.abs(vector / steps) % 1 - 0.5) > 1e-3  # where it is a tie, a rounding of the inverse decides
+    np.testing.assert_array_equal(got[clear], wanted[clear])
 
 
+@unhurried
 @given(encodings, sizes, st.integers(0, 99))
 def test_a_piece_is_decoded_into_its_place_alone(encoding: Encoding, size: int, seed: int) -> None:
     schema = schema_of(size)
@@ -162,15 +168,15 @@ def test_a_piece_is_decoded_into_its_place_alone(encoding: Encoding, size: int, 
     assert (wide[size + 3 :] == 7).all()
 
 
-@pytest.mark.parametrize("tiny", [1e-38, 1e-45, 3e-36])
-def test_blocks_too_small_for_a_scale_are_zero(tiny: float) -> None:
-    vector = np.full(300, tiny, np.float32)
-    vector[280:] = 0
+@pytest.mark.parametrize("tiny", [1e-36, 1e-37, 1e-40, 1e-45])
+def test_a_block_too_small_for_a_scale_is_zero(tiny: float) -> None:
     format = Format(schema_of(300), Encoding.INT8)
-    assert np.abs(decoded(format, encoded(format, vector)) - vector).max() <= 127 * 1.2e-38
+    assert encoded(format, np.full(300, tiny, np.float32)) == [bytes(308)]
+    small = np.full(300, 3e-36, np.float32)
+    np.testing.assert_allclose(decoded(format, encoded(format, small)), small, rtol=1e-6)
 
 
-@settings(deadline=None)
+@unhurried
 @given(encodings, st.data(), st.integers(1, 600), st.booleans())
 def test_hostile_bytes_are_decoded_without_a_word(
     encoding: Encoding, data: st.DataObject, size: int, delta: bool
@@ -187,6 +193,7 @@ def test_hostile_bytes_are_decoded_without_a_word(
         format.encode(piece, any_bits(size, seed), any_bits(size, seed + 1), delta)
 
 
+@unhurried
 @given(encodings, sizes, st.integers(0, 99), st.booleans())
 def test_the_sender_knows_bit_for_bit_what_the_receiver_has(
     encoding: Encoding, size: int, seed: int, absolute_first: bool
@@ -225,3 +232,9 @@ def test_what_rounding_loses_arrives_with_the_next_differences(encoding: Encodin
 def test_nothing_to_send(encoding: Encoding) -> None:
     format = Format(Schema(()), encoding)
     assert (format.pieces, json.loads(format.header[8:])) == ((), {})
+
+
+def test_a_delta_against_nothing() -> None:
+    format = Format(schema_of(3), Encoding.INT8)
+    with pytest.raises(ValueError, match="a delta needs what the receiver has"):
+        format.encode(format.pieces[0], normal(3), delta=True)

@@ -55,7 +55,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @blends
 @given(weights=weights, size=st.integers(0, 300), seed=st.integers(0, 99))
 @pytest.mark.usefixtures("small_blocks")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mixing_is_as_accurate_as_fp32(blend: mixing.Blend, weights: list[float], size: int, seed: int) -> None:
     own, *others = np.random.default_rng(seed).normal(size=(len(weights) + 1, size)).astype(np.float32)
     pairs = list(zip(weights, others, strict=True))
@@ -74,6 +74,7 @@ def test_mixing_is_as_accurate_as_fp32(blend: mixing.Blend, weights: list[float]
 
 
 @blends
+@settings(deadline=None)
 @given(weights=weights, seed=st.integers(0, 99))
 def test_neighbours_that_agree_change_no_bit(blend: mixing.Blend, weights: list[float], seed: int) -> None:
     y = np.random.default_rng(seed).normal(size=100).astype(np.float32)

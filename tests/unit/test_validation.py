@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conlora.core.encoding import Encoding, Format
@@ -56,6 +56,7 @@ def test_the_digest_is_that_of_the_payload() -> None:
     assert digest.digest() == xxhash.xxh3_128_digest(payload)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(Encoding)), st.data())
 def test_a_flipped_bit_is_rejected(encoding: Encoding, data: st.DataObject) -> None:
     format = Format(SCHEMA, encoding)
@@ -141,12 +142,14 @@ def test_our_own_header_does_not_differ() -> None:
     header_differs(FP32, FP32.header)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_do_anything_but_be_rejected(received: bytes) -> None:
     with pytest.raises(SnapshotRejected, match=r"^format: "):
         header_differs(FP32, received)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_no_json_does_anything_but_be_rejected(value: Any) -> None:
     for tensors in (value, {A: value, B: value}, {A: {"dtype": value}, B: {"shape": value}}):
@@ -155,6 +158,7 @@ def test_no_json_does_anything_but_be_rejected(value: Any) -> None:
         assert str(caught.value).isprintable()
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(FP32.header) - 1), st.integers(1, 255))
 def test_a_changed_byte_of_the_header_is_rejected(where: int, mask: int) -> None:
     received = bytearray(FP32.header)

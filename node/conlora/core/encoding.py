@@ -77,8 +77,10 @@ class Format:
         delta: encode `vector - sent`, for a receiver that adds it to what it has, instead of `vector`.
 
         Deltas feed errors back: what rounding has lost is part of the next difference, as in Seide et al. 2014. An element that
-        is not finite decodes to one that is not finite.
+        is not finite decodes to one that is not finite. Raises ValueError for a delta against nothing.
         """
+        if delta and sent is None:
+            raise ValueError("a delta needs what the receiver has")
         if self.encoding is Encoding.FP32 and not delta:
             data = vector[piece.start : piece.stop].tobytes()
         else:

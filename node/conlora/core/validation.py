@@ -91,7 +91,7 @@ def _tensors(header: bytes, most: int | None = None) -> dict[str, dict[str, Any]
 def _quote(value: Any) -> str:
     """What a peer sent, fit to print: short, and unprintable characters escaped."""
     try:
-        text = repr(value[:MOST_QUOTED] if isinstance(value, str) else value)
+        text = repr(value)
     except (RecursionError, ValueError):
         return "of another kind"
     return text if len(text) <= MOST_QUOTED else text[:MOST_QUOTED] + "..."
