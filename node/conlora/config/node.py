@@ -21,7 +21,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class ModelSection(Section):
     """The frozen base model that all nodes of a federation share."""
 
-    base: str = Field(description="a folder with config.json and weights, or a hub id")
+    base: str = Field(
+        description="a folder with config.json and weights, or with one GGUF file (`conlora[gguf]`), or a hub id"
+    )
     revision: str | None = Field(None, description="hub revision; pin one in a real federation")
     dtype: Precision = Field("float32", description="of the frozen weights in memory; may differ between nodes")
     quantization: Literal["4bit", "8bit"] | None = Field(
