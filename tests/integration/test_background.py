@@ -54,7 +54,7 @@ def test_what_the_daemon_sets_for_itself_does_not_reach_the_trainer(
     node = daemons.make("a", {"threads": None})
     node.start()
     trainer = psutil.Process(new_trainer(node))
-    wait_until(lambda: "conlora.training.trainer" in trainer.cmdline(), "the trainer has begun")
+    wait_until(lambda: "conlora.training" in trainer.cmdline(), "the trainer has begun")
     environment = trainer.environ()
     assert {name: environment.get(name) for name in BLAS_THREADS} == {
         name: os.environ.get(name) for name in BLAS_THREADS

@@ -57,7 +57,7 @@ class TrainerProcess:
 
     @classmethod
     async def spawn(cls, spawner: Executor, memory: int, threads: int | None, log: Path) -> "TrainerProcess":
-        """Starts `conlora.training.trainer` in a process of its own that inherits the memory's descriptor.
+        """Starts `conlora.training` in a process of its own that inherits the memory's descriptor.
 
         spawner: the thread whose priority it gets, unless a forkserver starts it. threads: torch threads, or None for
         torch's choice. log: where its output is appended. Raises TrainingFailed where there should be a forkserver and
@@ -139,7 +139,7 @@ def _execute(channel: int, memory: int, log: int, threads: int | None) -> "subpr
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     return subprocess.Popen(
-        [sys.executable, "-m", "conlora.training.trainer", str(channel), str(memory)],
+        [sys.executable, "-m", "conlora.training", str(channel), str(memory)],
         pass_fds=(channel, memory), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
     )  # fmt: skip
 
