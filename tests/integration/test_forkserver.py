@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -25,9 +26,9 @@ async def spawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     memory = create_memory()
 
     async def trainer(name: str) -> TrainerProcess:
-        return await TrainerProcess.spawn(memory, None, tmp_path / name)
+        return await TrainerProcess.spawn(unused, memory, None, tmp_path / name)
 
-    with forkserver(dict(os.environ), tmp_path / "forkserver.log", Interrupts()) as env:
+    with ThreadPoolExecutor() as unused, forkserver(dict(os.environ), tmp_path / "forkserver.log", Interrupts()) as env:
         monkeypatch.setenv(FORKSERVER, env[FORKSERVER])
         yield trainer
     assert (tmp_path / "forkserver.log").read_text() == ""

@@ -198,12 +198,6 @@ async def test_nothing_is_left_behind(node: FakeNode) -> None:
         pass  # the address is free again
 
 
-async def test_no_address_serves_nothing(node: FakeNode) -> None:
-    before = set(threading.enumerate())
-    with metrics_endpoint(None, node):
-        assert set(threading.enumerate()) == before
-
-
 async def test_a_node_that_fails_to_answer_costs_the_scrape_only(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

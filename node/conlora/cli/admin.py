@@ -150,9 +150,11 @@ def stop(config: ConfigOption = None, json: JsonOption = False) -> None:
 def admin_client(config: Path | None) -> "AdminClient":
     """Speaks to the daemon of this configuration; whatever else is wrong in the file does not matter to that."""
     from conlora.config import load_basics
-    from conlora.net.admin_client import AdminClient
 
-    return AdminClient(load_basics(config_path(config)).admin_path)
+    socket = load_basics(config_path(config)).admin_path
+    from conlora.net.admin_client import AdminClient  # gRPC, for which a mistake in the file need not wait
+
+    return AdminClient(socket)
 
 
 def _say(json: bool, body: dict[str, Any], sentence: str) -> None:

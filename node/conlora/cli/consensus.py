@@ -16,7 +16,7 @@ from conlora.cli.admin import admin_client
 from conlora.cli.common import ConfigOption, JsonOption, console, human_seconds, print_json
 
 if TYPE_CHECKING:
-    from conlora.core.consensus import Consensus, EdgeError
+    from conlora.core.figures import Consensus, EdgeError
     from conlora.net.status import ConsensusView, Federation
 
 FIGURES = {  # what each figure says, for people who have not the paper at hand
@@ -160,7 +160,7 @@ def _norms(error: "EdgeError") -> list[str]:
 
 
 def _amplified(error: "EdgeError") -> str:
-    from conlora.core.consensus import amplification
+    from conlora.core.figures import amplification
 
     return f"{amplification([error]):.2f}"
 

@@ -63,6 +63,10 @@ def run(
     ] = False,
 ) -> None:
     """Run the node in the foreground until it is stopped."""
+    from conlora.daemon.background import one_arithmetic_thread, steady_memory
+
+    steady_memory()
+    one_arithmetic_thread()  # before what follows imports numpy
     from conlora.cli.logs import set_up_logging
     from conlora.config import load_config
     from conlora.daemon.node import run_node

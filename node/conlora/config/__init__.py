@@ -1,20 +1,27 @@
-"""Our YAML files: their sections, and how they are read."""
+"""Our YAML files: their sections, and how they are read.
 
-from conlora.config.fields import Address, FilePath, Section
-from conlora.config.node import (
-    DATA_FORMATS,
-    DataSection,
-    ExchangeSection,
-    LoraSection,
-    ModelSection,
-    NodeConfig,
-    TrainingSection,
-    load_basics,
-    load_config,
-    readable,
-)
-from conlora.config.reading import load_section
-from conlora.config.tasks import TaskSection
+Each name is imported when it is first asked for: who only wants to know where a node is does not wait for all sections.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conlora.config.basics import load_basics
+    from conlora.config.fields import Address, FilePath, Section
+    from conlora.config.node import (
+        DATA_FORMATS,
+        DataSection,
+        ExchangeSection,
+        LoraSection,
+        ModelSection,
+        NodeConfig,
+        TrainingSection,
+        load_config,
+        readable,
+    )
+    from conlora.config.reading import load_section
+    from conlora.config.tasks import TaskSection
 
 __all__ = [
     "DATA_FORMATS",
@@ -33,3 +40,18 @@ __all__ = [
     "load_section",
     "readable",
 ]
+
+_MODULES = dict.fromkeys(__all__, "node") | {
+    "Address": "fields",
+    "FilePath": "fields",
+    "Section": "fields",
+    "TaskSection": "tasks",
+    "load_basics": "basics",
+    "load_section": "reading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from conlora.config.basics import NodeBasics
 from conlora.config.fields import Address, FilePath, Section, existing, resolved
 from conlora.config.reading import load_section
 from conlora.config.tasks import GuestSection, TaskSection
@@ -21,7 +22,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class ModelSection(Section):
     """The frozen base model that all nodes of a federation share."""
 
-    base: str = Field(description="a folder with config.json and weights, or a hub id")
+    base: str = Field(
+        description="a folder with config.json and weights, or with one GGUF file (`conlora[gguf]`), or a hub id"
+    )
     revision: str | None = Field(None, description="hub revision; pin one in a real federation")
     dtype: Precision = Field("float32", description="of the frozen weights in memory; may differ between nodes")
     quantization: Literal["4bit", "8bit"] | None = Field(
@@ -232,25 +235,6 @@ class ObservingSection(Section):
     metrics: Address | None = Field(None, description="host:port for Prometheus; none: no metrics")
 
 
-class NodeBasics(Section):
-    """Who and where a node is: what commands need that must work while the rest of the file is unfinished or wrong."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="what partners call this node")
-    state_dir: FilePath = Field(Path("state"), validate_default=True, description="checkpoints, history, logs")
-    identity_dir: FilePath = Field(Path("identity"), validate_default=True, description="node.key and node.crt")
-    peers_dir: FilePath = Field(Path("peers"), validate_default=True, description="one identity card per peer")
-    listen: Address = Field("0.0.0.0:7443", description="the peer port")
-    advertise: Address | None = Field(None, description="where peers can dial this node; none: it only dials out")
-    admin_socket: FilePath | None = Field(None, description="default: admin.sock in state_dir")
-
-    @property
-    def admin_path(self) -> Path:
-        """The admin service's Unix socket."""
-        return self.admin_socket or self.state_dir / "admin.sock"
-
-
 class NodeConfig(NodeBasics):
     """The whole file."""
 
@@ -327,8 +311,3 @@ class NodeConfig(NodeBasics):
 def load_config(path: Path) -> NodeConfig:
     """Reads and validates a node's configuration. Raises ConfigError, one line per mistake."""
     return load_section(path, NodeConfig)
-
-
-def load_basics(path: Path) -> NodeBasics:
-    """Reads just who and where the node is. Raises ConfigError."""
-    return load_section(path, NodeBasics)

@@ -4,13 +4,18 @@ Symbols follow DESIGN 2.6: P_i = B_i A_i; a bar is the mean over nodes, dA and d
 is ever formed: every norm comes from r x r Gram matrices of concatenated factors, in float64 whatever the factors have.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conlora.core.figures import FIGURES as FIGURES
+from conlora.core.figures import Consensus as Consensus
+from conlora.core.figures import EdgeError as EdgeError
+from conlora.core.figures import amplification as amplification
+from conlora.core.figures import total as total
 from conlora.core.schema import Schema, Vector
 
 Matrix = NDArray[Any]  # fp32 as it is exchanged, or float64
@@ -19,34 +24,6 @@ Factors = dict[str, tuple[Matrix, Matrix]]  # module -> (B of shape (d, r), A of
 ROUNDING = 1e-6  # of the factors' norm: vectors are mixed in fp32, and a ratio of rounding errors means nothing
 # Below this share of its terms, a sum over Gram matrices has lost half of float64's digits to cancellation.
 CANCELLED = 1e-8
-
-
-@dataclass(frozen=True, slots=True)
-class Consensus:
-    """Errors over some modules, one or all; every figure is a Frobenius norm or a ratio of two.
-
-    D: mean over nodes of `sum_l ||P_i - Bbar Abar||` (the literature's figure).
-    V: root mean square over nodes of `||P_i - Pbar||`.
-    C: `||mean_j dB_j dA_j||`, the cross term; 0 with frozen A.
-    E_A, E_B: root mean square of `||dA||` and `||dB||`.
-    amplification: `V / sqrt(E_A^2 + E_B^2)`; 0 where nodes agree up to fp32 rounding.
-    relative: `V / ||Bbar Abar||`; 0 where there is no update yet.
-    """
-
-    D: float
-    V: float
-    C: float
-    E_A: float
-    E_B: float
-    amplification: float
-    relative: float
-
-    def to_json(self) -> dict[str, float]:
-        """The figures by name."""
-        return asdict(self)
-
-
-FIGURES = tuple(field.name for field in fields(Consensus))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +60,6 @@ class Sums:
 
 
 NOTHING = Sums(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeError:
-    """How far one neighbour is from this node: `||P_i - P_j||`, `||A_i - A_j||` and `||B_i - B_j||`, Frobenius."""
-
-    product: float
-    a: float
-    b: float
 
 
 def factors(schema: Schema, vector: Vector, frozen: Mapping[str, NDArray[Any]]) -> Factors:
@@ -140,19 +108,6 @@ def edge_errors(own: Factors, other: Factors) -> list[EdgeError]:
 
 def _edge_error(b1: Matrix, a1: Matrix, b2: Matrix, a2: Matrix) -> EdgeError:
     return EdgeError(product_distance(b1, a1, b2, a2), distance(a1, a2), distance(b1, b2))
-
-
-def total(errors: Iterable[EdgeError]) -> EdgeError:
-    """The errors of several modules, or of several neighbours, together: the root of the sum of squares."""
-    squares = np.array([(e.product, e.a, e.b) for e in errors]).reshape(-1, 3)
-    return EdgeError(*(float(x) for x in np.sqrt(np.sum(squares**2, axis=0))))
-
-
-def amplification(errors: Iterable[EdgeError]) -> float:
-    """A node's own amplification, over its neighbours: disagreement in the product for each unit in the factors."""
-    together = total(errors)
-    spread = float(np.hypot(together.a, together.b))
-    return together.product / spread if spread > 0 else 0.0
 
 
 def distance(x: Matrix, y: Matrix) -> float:

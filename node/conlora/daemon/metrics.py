@@ -30,14 +30,11 @@ class Subject(Protocol):
 
 
 @contextlib.contextmanager
-def metrics_endpoint(address: str | None, node: Subject) -> Iterator[None]:
-    """Serves the node's metrics as long as the context lasts; needs a running event loop. None: serves nothing.
+def metrics_endpoint(address: str, node: Subject) -> Iterator[None]:
+    """Serves the node's metrics as long as the context lasts; needs a running event loop.
 
     Raises ConfigError for an address that can't be used.
     """
-    if address is None:
-        yield
-        return
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
     registry.register(NodeCollector(node, asyncio.get_running_loop()))

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 
 import structlog
@@ -14,10 +15,10 @@ import structlog
 from conlora import __version__
 from conlora.config import NodeConfig
 from conlora.core.consensus import amplification
+from conlora.daemon.background import background
 from conlora.daemon.card import model_card
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import export
-from conlora.daemon.metrics import metrics_endpoint
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
@@ -36,19 +37,19 @@ def run_node(config: NodeConfig, paused: bool = False) -> None:
 
     paused: load the model and link up, but wait for `resume` before the first step. Raises ConLoRAError.
     """
-    with locked(config.state_dir), History(config.state_dir / "history.db") as history:
-        asyncio.run(_run(config, history, paused))
+    with locked(config.state_dir), background() as spawner, History(config.state_dir / "history.db") as history:
+        asyncio.run(_run(config, history, spawner, paused))
 
 
-async def _run(config: NodeConfig, history: History, paused: bool) -> None:
-    await Node(config, history, paused).run()
+async def _run(config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
+    await Node(config, history, spawner, paused).run()
 
 
 class Node:
     """A running node. Implements `net.admin.Operations`."""
 
-    def __init__(self, config: NodeConfig, history: History, paused: bool) -> None:
-        """Needs a running event loop. Raises ConfigError for a damaged identity or card."""
+    def __init__(self, config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
+        """spawner: starts processes. Needs a running event loop. Raises ConfigError for a damaged identity or card."""
         self._config = config
         self._identity = load_identity(config.identity_dir)
         peers = load_peers(config.peers_dir, self._identity.node_id)
@@ -65,6 +66,7 @@ class Node:
             self._exchange,
             self._observatory,
             history,
+            spawner,
             paused=paused,
             on_ready=self._mesh.begin,
             on_publish=self._mesh.publish,
@@ -80,12 +82,19 @@ class Node:
             asyncio.get_running_loop().add_signal_handler(number, self._begin_stop)
         await self._admin.start()
         try:
-            with metrics_endpoint(self._config.observing.metrics, self):
+            with self._metrics():
                 await self._serve()
         finally:
             await self._mesh.close()
             await self._admin.close()
         log.info("node down", round=self._supervisor.progress.round)
+
+    def _metrics(self) -> contextlib.AbstractContextManager[None]:
+        if self._config.observing.metrics is None:
+            return contextlib.nullcontext()
+        from conlora.daemon.metrics import metrics_endpoint  # Prometheus, which few nodes need to start
+
+        return metrics_endpoint(self._config.observing.metrics, self)
 
     async def _serve(self) -> None:
         await self._mesh.listen(self._config.listen)

@@ -11,7 +11,6 @@ from conlora.core.federation import FederationSettings
 from conlora.core.schema import Vector
 from conlora.core.sketch import Estimate, SketchLayout, distance, estimate, motion, widened
 from conlora.core.sketchbook import DEPARTED_SECONDS, LEAST_BYTES, RENEW_SECONDS, Part, Sketchbook, allowance, lifetime
-from conlora.core.topology import from_neighbours, spectrum
 from conlora.errors import SketchRejected
 from conlora.net.identity import Identity, Peer
 from conlora.net.sketches import Scribe, outgoing
@@ -129,6 +128,11 @@ class Observatory:
         view.modules = [module.name for module in layout.modules]
         if not (estimates := self.estimates()):
             return
+        from conlora.core.topology import (
+            from_neighbours,
+            spectrum,
+        )  # networkx, which a daemon need not wait for to start
+
         before, after, _ = estimates
         view.before, view.after = _federation(before), _federation(after)
         records = {part.record.node_id: part.record for part in parts}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -65,12 +66,16 @@ class Supervisor:
         exchange: Exchange,
         observatory: Observatory,
         history: History,
+        spawner: Executor,
         *,
         paused: bool,
         on_ready: Callable[[FederationSettings], None],
         on_publish: Callable[[Outgoing], None],
     ) -> None:
-        """on_ready: called with the settings that peers compare. on_publish: called with each snapshot for the links."""
+        """spawner: one thread, from which the trainer is started.
+
+        on_ready: called with the settings that peers compare. on_publish: called with each snapshot for the links.
+        """
         self.progress = Progress()
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
         self.last_checkpoint: Checkpoint | None = None
@@ -79,6 +84,7 @@ class Supervisor:
         self._exchange = exchange
         self._observatory = observatory
         self._history = history
+        self._spawner = spawner
         self._on_ready = on_ready
         self._on_publish = on_publish
         self._paused = paused
@@ -208,7 +214,8 @@ class Supervisor:
         """The node's own trainer, or whoever joins; None where the node was stopped while nobody had."""
         log_path = self._config.state_dir / "trainer.log"
         if not self._config.guest:
-            return await TrainerProcess.spawn(self._exchange.memory, self._config.training.threads, log_path)
+            threads = self._config.training.threads
+            return await TrainerProcess.spawn(self._spawner, self._exchange.memory, threads, log_path)
         await self._set_state(State.WAITING, "no program has joined yet")
         with waiting_room(self._config.guest_socket) as guests:
             joined = asyncio.create_task(TrainerProcess.joined(guests, self._exchange.memory, log_path))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from conlora.core.consensus import Consensus, EdgeError
+from conlora.core.figures import Consensus, EdgeError
 
 
 @dataclass(slots=True)

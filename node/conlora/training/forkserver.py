@@ -7,7 +7,6 @@ status when it has ended, each as a line. Nothing here may start a thread: a for
 """
 
 import contextlib
-import gc
 import os
 import selectors
 import socket
@@ -16,15 +15,16 @@ import traceback
 from functools import partial
 from typing import NoReturn
 
-from conlora.training.trainer import main
+from conlora.training.imports import quick_imports
+
+with quick_imports():  # which forked trainers go on sharing
+    from conlora.training.trainer import main
 
 DESCRIPTORS = 3
 
 
 def serve(listener: socket.socket) -> NoReturn:
     """Forks a trainer for whoever asks, until this process is ended."""
-    gc.collect()
-    gc.freeze()  # forked trainers go on sharing what was imported
     with selectors.DefaultSelector() as events:
         events.register(listener, selectors.EVENT_READ, partial(_fork, listener, events))
         while True:

@@ -24,6 +24,7 @@ from conlora.config import NodeConfig, load_config
 from conlora.errors import ConfigError, NodeUnreachable, TrainingFailed
 from conlora.training.arena import Arena
 from conlora.training.channel import Channel
+from conlora.training.fingerprint import fingerprint
 from conlora.training.gossip import Gossip
 from conlora.training.messages import Finished, Layout, Ready, RoundDone, Saved, Setup, evaluated, finite
 from conlora.training.model import Adapted, adapt
@@ -106,7 +107,8 @@ class Guest:
         if self._gossip is not None:
             raise ConfigError("a node trains one model at a time; join again for another")
         ranks = self._channel.ranks
-        adapted = ranks.together(lambda: adapt(self.config, Base(model, frozenset(fresh)), peft_type))
+        base = Base(model, frozenset(fresh))
+        adapted = ranks.together(lambda: adapt(self.config, base, peft_type, fingerprint(self.config.model)))
         if self._setup.resume_from and ranks.rank == 0:
             stored = load_file(Path(self._setup.resume_from) / "adapter_model.safetensors")
             set_peft_model_state_dict(adapted.model, stored)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from conlora.config import NodeConfig, TrainingSection
 from conlora.errors import ConfigError, ConLoRAError, RankLost
 from conlora.training.channel import Channel
+from conlora.training.imports import quick_imports
 from conlora.training.messages import FROM_TRAINER, Failed, Setup, line
 from conlora.training.ranks import OneRank, Ranks, launched
 
@@ -125,7 +126,8 @@ class _Followers:
 def _follow(link: Channel) -> None:
     """Runs another rank, from Setup to the end of training."""
     setup = link.expect(Setup)
-    from conlora.training.trainer import run
+    with quick_imports():
+        from conlora.training.trainer import run
 
     try:
         run(Channel(None, ranks=launched()), setup, None)

@@ -1,6 +1,7 @@
 """Merges an adapter into its base: full weights that load without PEFT."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from peft import PeftModel
@@ -8,6 +9,8 @@ from safetensors import SafetensorError
 
 from conlora.config import NodeConfig
 from conlora.errors import ConfigError, StateError
+from conlora.training.conversion import converted
+from conlora.training.fingerprint import fingerprint
 from conlora.training.quiet import quiet_libraries
 from conlora.training.tasks import task_of
 
@@ -27,19 +30,19 @@ def merge(config: NodeConfig, adapter: Path, target: Path) -> None:
     quiet_libraries()
     # What 4 or 8 bits have rounded off is no part of what is written.
     whole = config.model.model_copy(update={"quantization": None})
-    task = task_of(config.model_copy(update={"model": whole}))
+    task = task_of(converted(config.model_copy(update={"model": whole}), partial(fingerprint, whole)))
     try:
         model = PeftModel.from_pretrained(task.base().model, str(adapter)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{adapter}: no adapter for {config.model.base} ({reason}); give one of this node") from error
-    partial = target.with_name(f".{target.name}.partial")
+    unfinished = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        task.save_processing(partial)
-        partial.rename(target)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        task.save_processing(unfinished)
+        unfinished.rename(target)
     except OSError as error:
         raise StateError(f"{target}: can't be written ({error}); free space or choose another directory") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,11 +1,8 @@
 """The model as all nodes of a federation start with it: base, LoRA adapter, seeded values, fingerprint."""
 
-import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
-import huggingface_hub
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
@@ -17,11 +14,12 @@ from conlora.core.schema import Role, Schema, Vector
 from conlora.core.seeding import initial_vector
 from conlora.errors import ConfigError
 from conlora.training.adapter import Adapter
+from conlora.training.conversion import converted
+from conlora.training.fingerprint import fingerprinted
 from conlora.training.quantization import stands_for
-from conlora.training.tasks import Base, Task, loading, task_of
+from conlora.training.tasks import Base, Task, task_of
 
 PEFT_PREFIX = "base_model.model."  # of the base's own names in a PEFT state dict
-WEIGHT_FILES = ("*.safetensors", "*.gguf", "*.bin", "*.h5")  # the first kind that is there counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +44,17 @@ class Built(Adapted):
 def build_model(config: NodeConfig) -> Built:
     """The configured task's base model, adapted.
 
-    Raises ConfigError for a model that can't be loaded or LoRA settings that don't fit it.
+    Raises ConfigError for a model that can't be loaded or LoRA settings that don't fit it, StateError where a converted
+    base can't be kept.
     """
-    task = task_of(config)
-    adapted = adapt(config, task.base(), task.peft_type)
+    with fingerprinted(config.model) as fingerprint:
+        task = task_of(converted(config, fingerprint))
+        base = task.base()
+        adapted = adapt(config, base, task.peft_type, fingerprint())
     return Built(task=task, **vars(adapted))
 
 
-def adapt(config: NodeConfig, base: Base, peft_type: TaskType | None) -> Adapted:
+def adapt(config: NodeConfig, base: Base, peft_type: TaskType | None, fingerprint: str) -> Adapted:
     """Adds the adapter with the federation's seeded values, and freezes what the rule freezes. Raises ConfigError."""
     rule = RULES[config.federation.rule]
     model = _with_lora(config, peft_type, base)
@@ -65,7 +66,7 @@ def adapt(config: NodeConfig, base: Base, peft_type: TaskType | None) -> Adapted
         rule=rule,
         adapter=adapter,
         shared=adapter.schema.select(rule.shared),
-        fingerprint=fingerprint(config),
+        fingerprint=fingerprint,
         peft=peft_settings(config, adapter.schema),
     )
 
@@ -79,32 +80,6 @@ def _start(config: NodeConfig, adapter: Adapter, base: Base) -> Vector:
         if spec.role is Role.HEAD and spec.name.removeprefix(PEFT_PREFIX) not in base.fresh:
             views[spec.name][...] = loaded[spec.name]
     return vector
-
-
-def fingerprint(config: NodeConfig) -> str:
-    """SHA-256 (hex) over the digests of the base model's weight files, in the order of the files' names.
-
-    Files rather than loaded tensors, so that nodes may load one base in different precisions.
-    """
-    base = Path(config.model.base)
-    if not base.is_dir():
-        with loading(config.model):
-            base = Path(
-                huggingface_hub.snapshot_download(
-                    config.model.base,
-                    revision=config.model.revision,
-                    allow_patterns=list(WEIGHT_FILES),
-                    local_files_only=True,
-                )
-            )
-    files = next((found for pattern in WEIGHT_FILES if (found := sorted(base.glob(pattern)))), [])
-    if not files:
-        raise ConfigError(f"model.base: {base} holds no weights ({', '.join(WEIGHT_FILES)}); give the folder that does")
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
 
 
 def peft_settings(config: NodeConfig, schema: Schema) -> str:

@@ -6,8 +6,10 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +26,7 @@ EXIT_SECONDS = 30.0  # a step and a checkpoint; afterwards the process is killed
 
 
 class Process(Protocol):
-    """What is needed of a process; `asyncio.subprocess.Process` has it."""
+    """What is needed of a process."""
 
     @property
     def pid(self) -> int:
@@ -54,11 +56,12 @@ class TrainerProcess:
         self._log_start = log_start
 
     @classmethod
-    async def spawn(cls, memory: int, threads: int | None, log: Path) -> "TrainerProcess":
-        """Starts `conlora.training.trainer` in a process of its own that inherits the memory's descriptor.
+    async def spawn(cls, spawner: Executor, memory: int, threads: int | None, log: Path) -> "TrainerProcess":
+        """Starts `conlora.training` in a process of its own that inherits the memory's descriptor.
 
-        threads: torch threads, or None for torch's choice. log: where its output is appended. Raises TrainingFailed
-        where there should be a forkserver and is none.
+        spawner: the thread whose priority it gets, unless a forkserver starts it. threads: torch threads, or None for
+        torch's choice. log: where its output is appended. Raises TrainingFailed where there should be a forkserver and
+        is none.
         """
         ours, theirs = socket.socketpair()
         start = log.stat().st_size if log.exists() else 0
@@ -67,7 +70,11 @@ class TrainerProcess:
             with theirs, log.open("ab") as output:
                 forkserver = os.environ.get(FORKSERVER)
                 descriptors = (theirs.fileno(), memory, output.fileno())
-                process = await (_forked(forkserver, *descriptors) if forkserver else _executed(*descriptors, threads))
+                process: Process
+                if forkserver:
+                    process = await _forked(forkserver, *descriptors)
+                else:
+                    process = Executed(spawner.submit(_execute, *descriptors, threads).result())
             on_failure.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         return cls(process, reader, writer, log, start)
@@ -126,15 +133,14 @@ class TrainerProcess:
         return f" ({lines[-1].strip()[:300]}; more in {self._log})" if lines else ""
 
 
-async def _executed(channel: int, memory: int, log: int, threads: int | None) -> Process:
-    """A trainer in a fresh interpreter."""
+def _execute(channel: int, memory: int, log: int, threads: int | None) -> "subprocess.Popen[bytes]":
+    """Starts a trainer in a fresh interpreter."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "conlora.training.trainer", str(channel), str(memory),
-        pass_fds=(channel, memory), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-        env=environment,
+    return subprocess.Popen(
+        [sys.executable, "-m", "conlora.training", str(channel), str(memory)],
+        pass_fds=(channel, memory), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
     )  # fmt: skip
 
 
@@ -185,6 +191,34 @@ class GuestProcess:
     def kill(self) -> None:
         """Shows it out."""
         self._writer.close()
+
+
+class Executed:
+    """A trainer that is this process's child, whichever thread has started it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.pid = process.pid
+        self.returncode: int | None = None
+        self._process = process
+        self._ended = asyncio.Event()
+        self._watched = os.pidfd_open(process.pid)
+        asyncio.get_running_loop().add_reader(self._watched, self._end)
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._watched)
+        os.close(self._watched)
+        self.returncode = self._process.wait()
+        self._ended.set()
+
+    async def wait(self) -> int:
+        """See `Process`."""
+        await self._ended.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        """See `Process`."""
+        self._process.kill()
 
 
 class Forked:

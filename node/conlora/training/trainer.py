@@ -1,10 +1,6 @@
-"""The trainer process: builds the model, tells the daemon, and runs a Hugging Face Trainer with the gossip callback.
-
-Started by the daemon as `python -m conlora.training.trainer CHANNEL_FD MEMORY_FD`; not a command for people.
-"""
+"""The trainer process: builds the model, tells the daemon, and runs a Hugging Face Trainer with the gossip callback."""
 
 import hashlib
-import os
 import signal
 import socket
 import sys
@@ -163,8 +159,3 @@ def arguments(config: NodeConfig, staging: Path) -> transformers.TrainingArgumen
         label_names=["labels"],
         remove_unused_columns=False,  # rows have what their task has put there
     )
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main(int(sys.argv[1]), int(sys.argv[2]))
