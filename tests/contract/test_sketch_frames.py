@@ -11,7 +11,7 @@ from tests.fakes import shown
 from tests.scripts import Script
 from tests.sketch_records import FORGER, KEYS, LAYOUT, SCHEMA, SCRIBE, SETTINGS, records, sent, signed
 
-from conlora.core.encoding import CHUNK_BYTES, Buffer, Encoding, Format
+from conlora.core.encoding import CHUNK_BYTES, Encoding, Format
 from conlora.core.gossip import SLOTS_PER_NEIGHBOUR, Mode
 from conlora.core.schema import Vector
 from conlora.core.sketchbook import DEPARTED_SECONDS
@@ -23,7 +23,7 @@ from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link
 from conlora.net.sketches import Scribe
 from conlora.net.transfers import Outgoing, Sender
-from conlora.net.wire import Frame, Goodbye, SketchHeader, SnapshotHeader, Transfer
+from conlora.net.wire import Chunk, Frame, Goodbye, SketchHeader, SnapshotHeader, Transfer
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def snapshot_frames(value: float) -> list[Frame]:
     return as_frames(Sender(formats, Encoding.FP32).parts(snapshot))
 
 
-def as_frames(parts: Iterable[Frame | Buffer]) -> list[Frame]:
-    return [part if isinstance(part, Frame) else Frame(chunk=bytes(part)) for part in parts]
+def as_frames(parts: Iterable[Frame | Chunk]) -> list[Frame]:
+    return [Frame.FromString(part.message) if isinstance(part, Chunk) else part for part in parts]
 
 
 MOST = SCRIBE.max_record_bytes

@@ -1,17 +1,18 @@
 """Snapshots between a sender and a receiver, in every encoding, without a network between them."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conlora.core.encoding import CHUNK_BYTES, Encoding, Format
+from conlora.core.encoding import CHUNK_BYTES, Encoding, Format, Piece
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.errors import ProtocolError, SnapshotRejected
 from conlora.net.transfers import Incoming, Landing, Outgoing, Sender
-from conlora.net.wire import Frame, SnapshotHeader, SnapshotTaken
+from conlora.net.wire import Chunk, Frame, SnapshotHeader, SnapshotTaken
 
 SIZE = 700_000  # several pieces in every encoding
 SCHEMA = Schema((TensorSpec("a", "m", Role.A, (100_000,)), TensorSpec("b", "m", Role.B, (SIZE - 100_000,))))
@@ -45,7 +46,8 @@ class Far:
         landing = Landing(0, np.empty(SIZE, np.float32), self.kept if header.base else None)
         incoming = Incoming("a", header, FORMATS[header.encoding], landing)
         for chunk in chunks:
-            incoming.take(memoryview(bytes(chunk)))  # type: ignore[call-overload]
+            assert isinstance(chunk, Chunk)
+            incoming.take(chunk.data)
         incoming.finish(last.snapshot_end.digest)
         self.kept, self.id = landing.out, header.id
         return SnapshotTaken(id=header.id, outcome=SnapshotTaken.OUTCOME_KEPT)
@@ -122,9 +124,9 @@ def test_what_several_links_send_is_encoded_once() -> None:
     format = FORMATS["bf16"]
 
     class Counting(Format):
-        def encode(self, piece, vector, sent=None, delta=False):  # type: ignore[no-untyped-def]
+        def encode(self, piece: Piece, *others: Any, **named: Any) -> bytes:
             calls.append(piece)
-            return super().encode(piece, vector, sent, delta)
+            return super().encode(piece, *others, **named)
 
     formats = {**FORMATS, "bf16": Counting(SCHEMA, Encoding.BF16)}
     snapshot = outgoing(drawn(), shared=True).hold()
@@ -143,7 +145,8 @@ def test_a_cancelled_landing_is_not_written_to() -> None:
     incoming = Incoming("a", first.snapshot, FORMATS["fp32"], landing)
     for i, chunk in enumerate(chunks):
         landing.cancelled = i >= 2  # the header, and one piece
-        incoming.take(memoryview(bytes(chunk)))  # type: ignore[arg-type]
+        assert isinstance(chunk, Chunk)
+        incoming.take(chunk.data)
     assert isinstance(last, Frame)
     incoming.finish(last.snapshot_end.digest)
     assert incoming.unused

@@ -69,12 +69,15 @@ class Format:
         self.header = _header(layout.tensors(schema, self.pieces))
         self.nbytes = len(self.header) + sum(piece.nbytes for piece in self.pieces)
 
-    def encode(self, piece: Piece, vector: Vector, sent: Vector | None = None, delta: bool = False) -> bytes:
-        """The `piece.nbytes` bytes of a piece.
+    def encode(
+        self, piece: Piece, vector: Vector, sent: Vector | None = None, delta: bool = False, prefix: bytes = b""
+    ) -> bytes:
+        """`prefix`, and the `piece.nbytes` bytes of a piece.
 
         vector: shape `(schema.size,)`, fp32, perhaps in shared memory; nobody may write to it meanwhile.
         sent: a vector that holds what the receiver has, updated to what it will have. Required with `delta`.
         delta: encode `vector - sent`, for a receiver that adds it to what it has, instead of `vector`.
+        prefix: what goes before it on the wire, so that it need not be copied once more.
 
         Deltas feed errors back: what rounding has lost is part of the next difference, as in Seide et al. 2014. An element that
         is not finite decodes to one that is not finite. Raises ValueError for a delta against nothing.
@@ -82,14 +85,14 @@ class Format:
         if delta and sent is None:
             raise ValueError("a delta needs what the receiver has")
         if self.encoding is Encoding.FP32 and not delta:
-            data = vector[piece.start : piece.stop].tobytes()
+            data = b"".join((prefix, vector[piece.start : piece.stop].data))
         else:
-            stream = io.BytesIO(bytes(piece.nbytes))  # the one way to write into what becomes bytes, without a copy
+            stream = io.BytesIO(prefix + bytes(piece.nbytes))  # the one way to write into what becomes bytes
             with stream.getbuffer() as buffer, np.errstate(all="ignore"):
-                self._pack(buffer, piece, vector, sent if delta else None)
+                self._pack(buffer[len(prefix) :], piece, vector, sent if delta else None)
             data = stream.getvalue()
         if sent is not None:
-            self.decode(piece, data, sent, sent if delta else None)
+            self.decode(piece, memoryview(data)[len(prefix) :], sent, sent if delta else None)
         return data
 
     def decode(self, piece: Piece, data: Buffer, out: Vector, base: Vector | None = None) -> None:

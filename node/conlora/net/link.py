@@ -11,13 +11,13 @@ from typing import NoReturn, Protocol
 
 import structlog
 
-from conlora.core.encoding import CHUNK_BYTES, Buffer, Encoding
+from conlora.core.encoding import CHUNK_BYTES, Encoding
 from conlora.core.federation import FederationSettings
 from conlora.errors import PeerError, ProtocolError, SettingsMismatch, SketchRejected, SnapshotRejected
 from conlora.net import wire
 from conlora.net.identity import Peer
 from conlora.net.transfers import Formats, Incoming, Landing, Outgoing, Sender
-from conlora.net.wire import Frame, Goodbye, SketchHeader, SnapshotHeader, SnapshotTaken, Transfer
+from conlora.net.wire import Chunk, Frame, Goodbye, SketchHeader, SnapshotHeader, SnapshotTaken, Transfer
 from conlora.v1 import peer_pb2
 
 log = structlog.get_logger()
@@ -293,15 +293,15 @@ class Link:
             self._let_go()
         return self.bytes_sent - before
 
-    async def _send_part(self, part: Frame | Buffer) -> None:
+    async def _send_part(self, part: Frame | Chunk) -> None:
         """A frame, or a chunk, of something longer. Answers don't wait for its end: the other side waits for them."""
         while self._mailbox.answering:
             await self._write(self._mailbox.next_answer())
-        if isinstance(part, Frame):
-            await self._write(part)
+        if isinstance(part, Chunk):
+            await self._write(part.message)
+            self.bytes_sent += len(part.data)
         else:
-            await self._write(wire.chunk(part))
-            self.bytes_sent += len(part)
+            await self._write(part)
 
     def _let_go(self) -> None:
         snapshot, self._sending = self._sending, None

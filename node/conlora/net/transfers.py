@@ -12,13 +12,13 @@ from typing import Self
 
 import numpy as np
 
-from conlora.core.encoding import CHUNK_BYTES, Buffer, Encoding, Format, Piece
+from conlora.core.encoding import CHUNK_BYTES, Encoding, Format, Piece
 from conlora.core.pace import Pace
 from conlora.core.schema import Vector
 from conlora.core.validation import Validator, header_differs, start_digest
 from conlora.errors import ProtocolError
 from conlora.net import wire
-from conlora.net.wire import Frame, SnapshotHeader, SnapshotTaken
+from conlora.net.wire import Chunk, Frame, SnapshotHeader, SnapshotTaken
 
 Formats = Mapping[str, Format]  # by encoding
 
@@ -34,7 +34,7 @@ class Outgoing:
         self.degree = degree
         self.vector = vector
         self.published_at = time.monotonic()
-        self._encoded: dict[tuple[Encoding, int], Buffer] | None = {} if shared else None
+        self._encoded: dict[tuple[Encoding, int], Chunk] | None = {} if shared else None
         self._on_free = on_free
         self._holders = 0
 
@@ -50,14 +50,21 @@ class Outgoing:
             self._encoded = None
             self._on_free()
 
-    def encoded(self, format: Format, piece: Piece) -> Buffer:
+    def encoded(self, format: Format, piece: Piece) -> Chunk:
         """The piece's values in that encoding."""
         if self._encoded is None or format.encoding is Encoding.FP32:
-            return format.encode(piece, self.vector)
+            return encoded(format, piece, self.vector)
         key = (format.encoding, piece.start)
         if key not in self._encoded:
-            self._encoded[key] = format.encode(piece, self.vector)
+            self._encoded[key] = encoded(format, piece, self.vector)
         return self._encoded[key]
+
+
+def encoded(format: Format, piece: Piece, vector: Vector, theirs: Vector | None = None, delta: bool = False) -> Chunk:
+    """A piece as a chunk, copied once; the arguments are those of `Format.encode`."""
+    prefix = wire.chunk_prefix(piece.nbytes)
+    message = format.encode(piece, vector, theirs, delta, prefix)
+    return Chunk(message, memoryview(message)[len(prefix) :])
 
 
 class Sender:
@@ -88,12 +95,13 @@ class Sender:
             self._pace.published(now - self._last_published_at)
         self._last_published_at = now
 
-    def parts(self, snapshot: Outgoing) -> Iterator[Frame | Buffer]:
-        """A frame, what the chunks after it hold, and a last frame; each is made when it is asked for."""
+    def parts(self, snapshot: Outgoing) -> Iterator[Frame | Chunk]:
+        """A frame, the chunks after it, and a last frame; each is made when it is asked for."""
         format = self._formats[self.encoding]
-        differing = format.encoding is Encoding.INT8
-        delta = differing and self._base != 0
-        if differing and self._theirs is None:
+        base, self._base = self._base, 0  # until the answer comes, there is none
+        if format.encoding is not Encoding.INT8:
+            base, self._theirs = 0, None
+        elif self._theirs is None:
             self._theirs = np.zeros_like(snapshot.vector)
         header = SnapshotHeader(
             round=snapshot.round,
@@ -101,24 +109,23 @@ class Sender:
             nbytes=format.nbytes,
             encoding=format.encoding.value,
             id=secrets.randbits(64) or 1,
-            base=self._base if delta else 0,
+            base=base,
         )
-        self._id, self._base, self._nbytes = header.id, 0, format.nbytes
+        self._id, self._nbytes = header.id, format.nbytes
         self._published_at, self._began = snapshot.published_at, time.monotonic()
         digest = start_digest(format)
         yield Frame(snapshot=header)
         yield from wire.chunks(format.header)
         for piece in format.pieces:
-            data = (
-                format.encode(piece, snapshot.vector, self._theirs, delta)
-                if differing
-                else snapshot.encoded(format, piece)
-            )
-            digest.update(data)
-            yield data
+            chunk = self._encoded(snapshot, format, piece, delta=base != 0)
+            digest.update(chunk.data)
+            yield chunk
         yield wire.snapshot_end(digest.digest())
-        if not differing:
-            self._theirs = None
+
+    def _encoded(self, snapshot: Outgoing, format: Format, piece: Piece, delta: bool) -> Chunk:
+        if self._theirs is None:
+            return snapshot.encoded(format, piece)
+        return encoded(format, piece, snapshot.vector, self._theirs, delta)
 
     def taken(self, answer: SnapshotTaken) -> bool:
         """The other side has answered; returns whether there was something to answer."""

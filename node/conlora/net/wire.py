@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from conlora.core.encoding import CHUNK_BYTES, Buffer, Encoding
 from conlora.core.federation import FederationSettings
@@ -21,7 +22,6 @@ GOODBYE_SECONDS = 2.0
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 
 
-# How a Frame that holds nothing but a chunk begins: protobuf's tag of the field, before the chunk's length.
 _CHUNK_TAG = bytes([Frame.CHUNK_FIELD_NUMBER << 3 | 2])
 
 
@@ -32,21 +32,35 @@ class Transfer:
     header: SketchHeader
     payload: bytes
 
-    def parts(self) -> Iterator[Frame | Buffer]:
-        """A frame, and what the chunks after it hold."""
+    def parts(self) -> "Iterator[Frame | Chunk]":
+        """A frame, and the chunks after it."""
         yield Frame(sketch=self.header)
         yield from chunks(self.payload)
 
 
-def chunks(payload: bytes) -> Iterator[memoryview]:
+class Chunk(NamedTuple):
+    """`Frame(chunk=data)` as protobuf would serialize it, with fewer copies; `data` is a part of the message."""
+
+    message: bytes
+    data: memoryview
+
+
+def chunk(data: Buffer) -> Chunk:
+    """A frame around a copy of the data."""
+    prefix = chunk_prefix(len(data))
+    message = b"".join((prefix, data))
+    return Chunk(message, memoryview(message)[len(prefix) :])
+
+
+def chunks(payload: bytes) -> Iterator[Chunk]:
     """The payload in order, in pieces that fit into a frame."""
     view = memoryview(payload)
-    return (view[start : start + CHUNK_BYTES] for start in range(0, len(payload), CHUNK_BYTES))
+    return (chunk(view[start : start + CHUNK_BYTES]) for start in range(0, len(payload), CHUNK_BYTES))
 
 
-def chunk(data: Buffer) -> bytes:
-    """`Frame(chunk=data)`, serialized with one copy where protobuf makes three."""
-    return b"".join((_CHUNK_TAG, _varint(len(data)), data))
+def chunk_prefix(nbytes: int) -> bytes:
+    """What a frame begins with that holds nothing but a chunk of so many bytes: protobuf's tag of the field, and the length."""
+    return _CHUNK_TAG + _varint(nbytes)
 
 
 def parse(message: bytes) -> "Frame | memoryview":

@@ -1,0 +1,79 @@
+"""Adapters of any size for benches, on a model of which nothing is ever computed; and programs that join a daemon with one.
+
+`python -m tests.bench.adapters NODE MEGABYTES` joins the daemon of the node's directory and publishes round after round, as fast
+as the daemon answers, once it is told to on standard input; it says `joined` first.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tests.daemons import Daemon, Daemons
+from torch import nn
+
+import conlora
+from conlora.training.joining import Guest
+
+RANK, WIDTH = 16, 4096
+BYTES_PER_LAYER = 2 * RANK * WIDTH * 4  # A and B of one square matrix in fp32
+
+
+class Toy(nn.Module):
+    """Square matrices with an adapter each. They are one in memory, for nothing is computed with them."""
+
+    def __init__(self, megabytes: float) -> None:
+        super().__init__()
+        count = round(megabytes * 1e6 / BYTES_PER_LAYER)
+        weight = nn.Parameter(torch.zeros(WIDTH, WIDTH))
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False, device="meta") for _ in range(count))
+        for layer in self.layers:
+            layer.weight = weight
+
+
+def toy_node(daemons: Daemons, name: str, folder: Path, **exchange: object) -> Daemon:
+    """A node that a program of ours trains: both factors, and no checkpoint falls into what is measured."""
+    base = folder / "base"
+    if not base.exists():
+        base.mkdir()
+        save_file({"weight": torch.zeros(1)}, base / "model.safetensors")  # whose digest nodes compare
+    node = daemons.make(
+        name,
+        {"rounds": 1_000_000, "local_steps": 1, "checkpoint_every": 1_000_000},
+        model={"base": str(base)},
+        lora={"rank": RANK, "alpha": RANK},
+        task={"type": "guest"},
+        exchange=exchange,
+    )
+    del node.config["data"]
+    node.write()
+    return node
+
+
+def join(directory: Path, megabytes: float) -> tuple[Guest, list[nn.Parameter]]:
+    """Joins, with one thread; returns the parameters too."""
+    torch.set_num_threads(1)
+    guest = conlora.join(directory)
+    model = guest.adapt(Toy(megabytes))
+    return guest, [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def change(parameters: list[nn.Parameter]) -> None:
+    """What stands for training."""
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(1e-3)
+
+
+def main(directory: Path, megabytes: float) -> None:
+    guest, parameters = join(directory, megabytes)
+    with guest:
+        print("joined", flush=True)
+        if sys.stdin.readline():
+            while not guest.finished:
+                change(parameters)
+                guest.step(0.0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,60 @@
+"""Figures: bytes a round and accuracy by rule and encoding, against fp32 LoRA: MiniLM on tweets, three seeds."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.bench.figures import ROOT, Figures
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
+
+SEEDS = (1, 2, 3)
+ENCODINGS = ("fp32", "bf16", "int8")
+RULES = ("lora", "freeze-a")
+SPEC = ROOT / "deploy" / "testbed" / "encodings.yaml"
+
+
+def test_accuracy_and_bytes(tmp_path: Path, figures: Figures) -> None:
+    accuracy: dict[tuple[str, str], list[float]] = {}
+    sent: dict[tuple[str, str], list[float]] = {}
+    sketches: list[float] = []
+    for seed in SEEDS:
+        for encoding in ENCODINGS:
+            for run in federation(seed, encoding, tmp_path / f"{encoding}-{seed}")["runs"]:
+                key = (run["rule"], encoding)
+                accuracy.setdefault(key, []).append(statistics.fmean(node["accuracy"] for node in run["nodes"]))
+                sent.setdefault(key, []).append(run["bytes_per_round"]["snapshots"])
+                sketches.append(run["bytes_per_round"]["sketches"])
+    exact = ("lora", "fp32")
+    for key in sorted(accuracy):
+        points = 100 * (statistics.fmean(accuracy[key]) - statistics.fmean(accuracy[exact]))
+        bound = {"at_most": 1 / 7} if key == ("freeze-a", "int8") else {}
+        figures.record(
+            f"bytes of a node's snapshots a round, {key[0]} in {key[1]}", unit="B", samples=sent[key], against="lora in fp32",
+            ratio=statistics.fmean(sent[key]) / statistics.fmean(sent[exact]), **bound,
+            remark=f"accuracy {statistics.fmean(accuracy[key]):.4f}, {points:+.2f} points against lora in fp32; by seed "
+            + ", ".join(f"{value:.3f}" for value in accuracy[key]),
+        )  # fmt: skip
+    figures.record(
+        "bytes of a node's sketches a round",
+        unit="B",
+        samples=sketches,
+        remark="whatever rule and encoding; not in the above",
+    )
+
+
+def federation(seed: int, encoding: str, folder: Path) -> dict[str, object]:
+    """The summary of a testbed run."""
+    spec = yaml.safe_load(SPEC.read_text())
+    for section, key in (("model", "base"), ("data", "path")):
+        spec[section][key] = str((SPEC.parent / spec[section][key]).resolve())
+    spec |= {"seed": seed, "exchange": {"encoding": encoding}}
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    command = [sys.executable, "-m", "conlora", "testbed", "run", str(folder / "spec.yaml"), "-o", str(folder / "out")]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    return json.loads((folder / "out" / "summary.json").read_text())

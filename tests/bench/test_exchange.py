@@ -1,0 +1,84 @@
+"""Figures: one way between two daemons, from the trainer's buffer to the checked slot, against a raw TLS 1.3 socket."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.bench.adapters import change, join, toy_node
+from tests.bench.figures import Figures
+from tests.bench.raw_tls import RawTls
+from tests.daemons import Daemon, Daemons, wait_until
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
+
+ROUNDS = 12
+WARM_UP = 3
+
+
+@pytest.mark.parametrize("encoding", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("megabytes", [64, 256])
+def test_one_way(megabytes: int, encoding: str, tmp_path: Path, figures: Figures) -> None:
+    with Daemons(tmp_path, tmp_path, tmp_path) as daemons:
+        a, b = (toy_node(daemons, name, tmp_path, encoding=encoding) for name in "ab")
+        a.knows(b)
+        b.knows(a)
+        for node in (a, b):
+            node.start()
+            node.wait_for(lambda status: status.state == "waiting", "waits for a program")
+        command = [sys.executable, "-m", "tests.bench.adapters", str(b.directory), str(megabytes)]
+        other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # it joins, and does no more
+        guest, parameters = join(a.directory, megabytes)
+        a.wait_for(lambda status: status.peers[0].link == "up", "the link")
+        growth = {node.name: Memory(node) for node in (a, b)}
+        with RawTls(megabytes, a.directory / "identity") as raw, guest:
+            ours, theirs = [0.0], []
+            for _ in range(WARM_UP + ROUNDS):
+                change(parameters)
+                guest.step(0.0)
+                ours.append(delivered(a, ours[-1]))
+                theirs.append(raw.seconds())
+        other.communicate(b"")
+        peaks = {name: memory.growth() for name, memory in growth.items()}
+    ours, theirs = ours[1 + WARM_UP :], theirs[WARM_UP:]
+    ratio = sorted(theirs)[len(theirs) // 2] / sorted(ours)[len(ours) // 2]
+    figures.record(
+        f"{megabytes} MB one way, {encoding}", unit="s", samples=ours, against=f"raw TLS 1.3 of {megabytes} MB", ratio=ratio,
+        at_least=0.7, remark=f"{raw.cipher}; rate of the adapter's fp32 bytes in both",
+    )  # fmt: skip
+    for name, (total, shared) in peaks.items():
+        figures.record(
+            f"{megabytes} MB one way, {encoding}: growth of the {'sending' if name == 'a' else 'receiving'} daemon",
+            total / 1e6, "MB", at_most=megabytes + 50, remark=f"{shared / 1e6:.0f} MB of it are slots shared with the trainer",
+        )  # fmt: skip
+
+
+def delivered(a: Daemon, before: float) -> float:
+    """Waits for another delivery than the one before; returns how long it took from publishing until a had b's answer."""
+
+    def seconds() -> float | None:
+        status = a.status()
+        return status.peers[0].delivery_seconds if status else None
+
+    wait_until(lambda: (found := seconds()) and found != before, "a delivery")
+    found = seconds()
+    assert found is not None
+    return found
+
+
+class Memory:
+    """How much a daemon's resident memory grows from now on at its peak."""
+
+    def __init__(self, node: Daemon) -> None:
+        assert node.process is not None
+        self._process = psutil.Process(node.process.pid)
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")  # the peak counts from here
+        self._before = self._process.memory_info()
+
+    def growth(self) -> tuple[int, int]:
+        """Bytes: in all at the peak, and what of it is shared memory now."""
+        text = Path(f"/proc/{self._process.pid}/status").read_text()
+        peak = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM"))
+        shared = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("RssShmem"))
+        return peak - self._before.rss, shared

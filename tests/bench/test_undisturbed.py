@@ -1,0 +1,124 @@
+"""Figures: how long a trainer's step takes while its node exchanges with two neighbours without a pause, against alone."""
+
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.bench.adapters import join, toy_node
+from tests.bench.figures import Figures
+from tests.daemons import Daemon, Daemons
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
+
+MEGABYTES = 33.6
+STEPS = 40
+TURNS = 5  # alone and exchanging, one after the other
+WARM_UP = 4
+
+
+def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
+    """The trainer has one thread. Its neighbours publish round after round, as fast as their own daemons answer."""
+    with Daemons(tmp_path, tmp_path, tmp_path) as daemons:
+        nodes = [toy_node(daemons, name, tmp_path) for name in "abc"]
+        for node in nodes:
+            for other in nodes:
+                if node is not other:
+                    node.knows(other)
+            node.start()
+            node.wait_for(lambda status: status.state == "waiting", "waits for a program")
+        a = nodes[0]
+        with contextlib.ExitStack() as programs:
+            neighbours = [programs.enter_context(neighbour(node)) for node in nodes[1:]]
+            guest, _ = join(a.directory, MEGABYTES)
+            programs.enter_context(guest)
+            a.wait_for(lambda status: all(peer.link == "up" for peer in status.peers), "both links")
+            step = training_step()
+            alone, beside = [], []
+            before = received(a)
+            for turn in range(TURNS):
+                pids = [program.pid for program in neighbours]
+                if turn == 0:
+                    for program in neighbours:
+                        assert program.stdin is not None
+                        program.stdin.write(b"go\n")
+                        program.stdin.flush()
+                    a.wait_for(lambda status: all(peer.snapshot_round for peer in status.peers), "their snapshots")
+                    before = received(a)
+                began = time.monotonic()
+                beside += timed(step, lambda: guest.step(0.0))
+                seconds = time.monotonic() - began
+                arrived = (received(a) - before) / seconds
+                with stopped(pids):
+                    alone += timed(step, lambda: False)
+                before = received(a)
+    ratio = statistics.median(beside) / statistics.median(alone)
+    figures.record(
+        f"training step while {MEGABYTES} MB are exchanged with 2 neighbours all the time", unit="s", samples=beside,
+        against=f"alone: {statistics.median(alone):.3f} s", ratio=ratio, at_most=1.03,
+        remark=f"{arrived / 1e6:.0f} MB/s arrived meanwhile; the step itself, without the time in which it mixes",
+    )  # fmt: skip
+
+
+def training_step() -> Callable[[], None]:
+    """Forward, backward and optimizer of a model of MiniLM's size, 8 rows of 32 tokens, in one thread."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    model = BertForSequenceClassification(config)
+    optimizer = torch.optim.SGD(model.parameters())
+    words, labels = torch.randint(0, 30_000, (8, 32)), torch.randint(0, 2, (8,))
+
+    def step() -> None:
+        model(input_ids=words, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def timed(step: Callable[[], None], between: Callable[[], bool]) -> list[float]:
+    """Seconds of steps, what is done between two of them not counted."""
+    seconds = []
+    for _ in range(WARM_UP + STEPS):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+        between()
+    return seconds[WARM_UP:]
+
+
+def received(node: Daemon) -> int:
+    status = node.status()
+    assert status is not None
+    return sum(peer.bytes_received for peer in status.peers)
+
+
+@contextlib.contextmanager
+def neighbour(node: Daemon) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program that publishes for a neighbour; at low priority, since on its own machine it would not be in the way."""
+    command = ["nice", "-n", "10", sys.executable, "-m", "tests.bench.adapters", str(node.directory), str(MEGABYTES)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Processes stand still meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
