@@ -241,7 +241,7 @@ def test_merge_without_a_checkpoint_is_7_and_onto_something_too(conlora: Conlora
     assert "exists already; choose another directory" in err
 
 
-def heavy_imports(code: str, *arguments: object) -> tuple[list[str], int]:
+def heavy_imports(code: str, *arguments: object, of: tuple[str, ...] = HEAVY) -> tuple[list[str], int]:
     """What of the training stack a fresh Python has loaded after running `code`, and the exit code it caught."""
     script = f"""
 import json, sys
@@ -251,7 +251,7 @@ try:
     {code}
 except SystemExit as error:
     ended = error.code or 0
-print(json.dumps([[name for name in {HEAVY!r} if name in sys.modules], ended]), file=sys.stderr)
+print(json.dumps([[name for name in {of!r} if name in sys.modules], ended]), file=sys.stderr)
 """
     environment = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run(
@@ -272,6 +272,8 @@ def test_no_admin_command_loads_the_training_stack(ready: Path) -> None:
     assert heavy_imports(COMMAND, "--help") == ([], 0)
     assert heavy_imports(COMMAND, "status", "-c", ready) == ([], 3)
     assert heavy_imports(COMMAND, "export", "out", "-c", ready) == ([], 7)
+    for command in ("status", "peers", "consensus"):
+        assert heavy_imports(COMMAND, command, "-c", ready, of=("numpy", "networkx", "matplotlib")) == ([], 3)
 
 
 def test_the_daemon_does_not_load_the_training_stack() -> None:
