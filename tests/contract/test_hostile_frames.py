@@ -123,7 +123,7 @@ async def test_a_violation_ends_the_link_with_a_word(violation: str) -> None:
     assert sentence in str(error)
     assert stream.written[-1].goodbye.reason == Goodbye.REASON_PROTOCOL
     assert stream.written[-1].goodbye.detail == str(error)
-    assert link.rejected == 0
+    assert link.counts.rejected == 0
 
 
 async def test_a_snapshot_before_the_last_one_was_answered() -> None:
@@ -172,13 +172,12 @@ async def test_a_malformed_snapshot_is_counted_and_the_link_goes_on(malformed: s
     inbox = Inbox()
     error, link, stream = await run([*frames, *[wire.heartbeat()] * 5, *GOOD, *[wire.heartbeat()] * 5], inbox)
     assert "ended the link without a word" in str(error)
-    assert link.rejected == 1
-    assert link.last_rejection.startswith(reason)
-    assert len(link.last_rejection) < 400  # it goes to the log: a peer does not choose its length
+    assert link.counts.rejected == 1
     assert [vector.tobytes() for vector in inbox.vectors] == [VECTOR.tobytes()]
     answers = [frame.taken for frame in stream.written if frame.HasField("taken")]
     assert [answer.outcome for answer in answers] == [SnapshotTaken.OUTCOME_REJECTED, SnapshotTaken.OUTCOME_KEPT]
-    assert answers[0].detail == link.last_rejection
+    assert answers[0].detail.startswith(reason)
+    assert len(answers[0].detail) < 400  # it goes to the log, too: a peer does not choose its length
 
 
 async def test_a_farewell_is_no_violation_and_prints_safely() -> None:
@@ -272,7 +271,7 @@ def test_whatever_comes_only_peer_errors_leave(groups: list[list[Frame]]) -> Non
     farewells = [frame for frame in stream.written if not frame.HasField("taken")]
     assert all(frame.HasField("goodbye") for frame in farewells)
     assert len(farewells) == isinstance(error, ProtocolError)
-    assert link.rejected + len(inbox.vectors) <= len(groups)
+    assert link.counts.rejected + len(inbox.vectors) <= len(groups)
 
 
 HONEST = [frame.SerializeToString() for frame in (*GOOD, wire.heartbeat(), wire.goodbye(1, "bye"))]

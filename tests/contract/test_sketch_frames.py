@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from tests.fakes import shown
 from tests.scripts import Script
 from tests.sketch_records import FORGER, KEYS, LAYOUT, SCHEMA, SCRIBE, SETTINGS, records, sent, signed
@@ -97,7 +98,7 @@ async def test_a_violation_ends_the_link_with_a_word(
     assert isinstance(error, ProtocolError)
     assert sentence in str(error)
     assert stream.written[-1].goodbye.reason == Goodbye.REASON_PROTOCOL
-    assert link.sketches_rejected == 0
+    assert link.counts.sketches_rejected == 0
 
 
 async def test_a_rejected_sketch_is_counted_and_the_link_lives_on(
@@ -112,10 +113,12 @@ async def test_a_rejected_sketch_is_counted_and_the_link_lives_on(
         *frames_of(*sent(signed(anna))),
         *snapshot_frames(2.0),
     ]
-    error, link, _ = await run(exchange, peer, frames)
+    with capture_logs() as logs:
+        error, link, _ = await run(exchange, peer, frames)
     assert "ended the link without a word" in str(error)
-    assert (link.sketches_rejected, link.rejected) == (2, 0)
-    assert link.last_rejection.startswith("name: ")
+    assert (link.counts.sketches_rejected, link.counts.rejected) == (2, 0)
+    reasons = [entry["reason"].split(":")[0] for entry in logs if entry["event"] == "sketch rejected"]
+    assert reasons == ["key", "name"]
     assert [node.name for node in shown(observatory).nodes] == ["anna"]
     newest = exchange.newest(peer.node_id)
     assert newest is not None
@@ -129,7 +132,7 @@ async def test_impossible_ages_are_no_news(
     exchange, observatory, peer = mercy_node
     _, link, _ = await run(exchange, peer, frames_of(*sent(signed(anna), age)))
     assert shown(observatory).nodes == []
-    assert link.sketches_rejected == 0
+    assert link.counts.sketches_rejected == 0
 
 
 def training(exchange: Exchange) -> tuple[list[bytes], object]:
@@ -173,9 +176,9 @@ def test_no_sketch_reaches_training(sketches: list[tuple[SketchHeader, bytes]], 
         frames += [Frame(chunk=content[i : i + piece]) for i in range(0, len(content), piece)]
     _, link, _ = asyncio.run(run(exchange, peer, frames))
     assert training(exchange) == before
-    assert link.rejected == 0
+    assert link.counts.rejected == 0
     view = shown(observatory)  # and whatever was taken in can be shown
-    assert len(view.nodes) + link.sketches_rejected <= len(sketches)
+    assert len(view.nodes) + link.counts.sketches_rejected <= len(sketches)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -94,7 +94,7 @@ async def test_snapshots_of_many_chunks_arrive_bit_exact_both_ways(member: Membe
     assert b.node.snapshots == [("a", 1, 1, True)]
     link = b.link(a)
     assert link is not None
-    assert link.bytes_received == a.node.formats["fp32"].nbytes
+    assert link.counts.bytes_received == a.node.formats["fp32"].nbytes
 
 
 async def test_a_new_link_begins_with_what_the_node_has(member: Members) -> None:
@@ -126,7 +126,7 @@ async def test_a_slow_receiver_gets_the_newest(
     assert link is not None
     assert a.mesh is not None
     a.mesh.publish(snapshot(1, size))
-    await until(lambda: link.bytes_sent, "a has begun to send")
+    await until(lambda: link.counts.bytes_sent, "a has begun to send")
     for round_ in (2, 3, 4, 5, 6):
         a.mesh.publish(snapshot(round_, size))
     reading.set()

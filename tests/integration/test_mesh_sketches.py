@@ -27,9 +27,9 @@ async def test_a_sketch_follows_the_snapshot(member: Members, monkeypatch: pytes
     await until(lambda: len(b.node.sketches) == 2, "both at the other end")
     assert b.node.sketches == [("a", b"first"), ("a", b"second")]
     assert [taken[1] for taken in b.node.snapshots] == [1]
-    await until(lambda: a.state(b).count("sketch_bytes_sent") == 11, "counted")
+    await until(lambda: a.state(b).counts.sketch_bytes_sent == 11, "counted")
     expected = a.node.formats["fp32"].nbytes + 11
-    assert a.state(b).count("bytes_sent") == b.state(a).count("bytes_received") == expected
+    assert a.state(b).counts.bytes_sent == b.state(a).counts.bytes_received == expected
 
 
 async def test_sketches_go_with_heartbeats_in_both_directions_and_in_many_chunks(
@@ -55,8 +55,8 @@ async def test_a_refused_sketch_costs_a_count_and_the_link_carries_on(
     a.node.owed = [sketch(b"\0bad"), sketch(b"good")]
     await until(lambda: b.node.sketches, "the good one")
     assert b.node.sketches == [("a", b"good")]
-    assert b.state(a).count("sketches_rejected") == 1
-    assert b.state(a).count("rejected") == 0
+    assert b.state(a).counts.sketches_rejected == 1
+    assert b.state(a).counts.rejected == 0
     assert a.mesh is not None
     a.mesh.publish(snapshot(2))
     await until(lambda: b.node.snapshots, "a snapshot after it")
@@ -73,6 +73,6 @@ async def test_a_sketch_that_is_too_large_ends_the_link_and_counts_survive_it(
     await until(lambda: b.link(a) is not link, "that link is gone")
     await until(lambda: b.link(a), "a new one")
     assert ("down", "a") in b.node.events
-    assert b.state(a).count("sketches_rejected") == 1
+    assert b.state(a).counts.sketches_rejected == 1
     a.node.owed = [sketch(b"fits")]
     await until(lambda: b.node.sketches == [("a", b"fits")], "sketches again")

@@ -12,7 +12,7 @@ from conlora.daemon.exchange import Exchange, Mix
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
 from conlora.net.identity import Identity, Peer, create_identity
-from conlora.net.link import Mailbox
+from conlora.net.mailbox import Mailbox
 from conlora.net.wire import Goodbye, SnapshotHeader, goodbye, heartbeat
 
 SCHEMA = Schema(

@@ -8,7 +8,8 @@ import pytest
 from conlora.core.encoding import Encoding
 from conlora.net import wire
 from conlora.net.identity import Peer
-from conlora.net.link import Link, Mailbox
+from conlora.net.link import Link
+from conlora.net.mailbox import Mailbox
 from conlora.net.transfers import Formats
 from conlora.net.wire import Frame
 
@@ -38,11 +39,11 @@ class Nobody:
     formats: ClassVar[Formats] = {}
 
     def encoding_for(self, peer: Peer) -> Encoding | None:
-        """See `link.Receiver`."""
+        """See `reception.Receiver`."""
         return Encoding.FP32
 
     def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[wire.Transfer]:
-        """See `link.Receiver`."""
+        """See `reception.Receiver`."""
         return []
 
 

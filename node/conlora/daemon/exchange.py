@@ -198,11 +198,11 @@ class Exchange:
         return (snapshot, time.monotonic() - self._received_at[peer]) if snapshot else None
 
     def encoding_for(self, peer: Peer) -> Encoding | None:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         return self._encoding_for(peer.name)
 
     def snapshot_begins(self, peer: Peer, header: SnapshotHeader) -> Landing | None:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         self._cancel_landing(peer)
         if not self._gossip.accepts(peer.node_id, header.round):
             return None  # lockstep: sent once more after a new link
@@ -215,7 +215,7 @@ class Exchange:
         return landing
 
     def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         self._gossip.received(peer.node_id, header.round, header.degree, landing.slot)
         self._kept[peer.node_id] = header.id
         self._received_at[peer.node_id] = time.monotonic()
@@ -227,15 +227,15 @@ class Exchange:
 
     @property
     def max_sketch_bytes(self) -> int:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         return self._observatory.max_sketch_bytes
 
     def sketch_received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         self._observatory.received(peer, header, payload)
 
     def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[Transfer]:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         return self._observatory.sketches_for(peer, snapshot_bytes)
 
     def link_up(self, peer: Peer) -> list[Outgoing]:

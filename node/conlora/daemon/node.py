@@ -137,7 +137,7 @@ class Node:
         )
 
     def _peer_status(self, state: PeerState) -> PeerStatus:
-        peer, link = state.peer, state.link
+        peer, link, counts = state.peer, state.link, state.counts
         status = PeerStatus(
             name=peer.name,
             node_id=peer.node_id,
@@ -145,11 +145,11 @@ class Node:
             link=state.word,
             last_error=state.last_error,
             retry_in_seconds=max(0.0, state.retry_at - time.monotonic()) if state.retry_at else 0.0,
-            bytes_sent=state.count("bytes_sent"),
-            bytes_received=state.count("bytes_received"),
-            snapshots_rejected=state.count("rejected"),
-            sketches_rejected=state.count("sketches_rejected"),
-            sketch_bytes_sent=state.count("sketch_bytes_sent"),
+            bytes_sent=counts.bytes_sent,
+            bytes_received=counts.bytes_received,
+            snapshots_rejected=counts.rejected,
+            sketches_rejected=counts.sketches_rejected,
+            sketch_bytes_sent=counts.sketch_bytes_sent,
         )
         if link:
             status.encoding, status.delivery_seconds = link.encoding, link.delivery_seconds

@@ -54,7 +54,7 @@ class Observatory:
 
     @property
     def max_sketch_bytes(self) -> int:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         return self._scribe.max_record_bytes if self._scribe else 0
 
     def link_up(self, peer: Peer) -> None:
@@ -88,7 +88,7 @@ class Observatory:
         self._still = still
 
     def received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
-        """See `net.link.Receiver.sketch_received`."""
+        """See `net.reception.Receiver.sketch_received`."""
         assert self._scribe
         assert self._book
         try:
@@ -99,7 +99,7 @@ class Observatory:
         self._book.received(record, header.age_seconds, peer.node_id, time.monotonic())
 
     def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[Transfer]:
-        """See `net.link.Receiver`."""
+        """See `net.reception.Receiver`."""
         if not self._book:
             return []
         self._renew()

@@ -5,19 +5,19 @@ where frames keep coming a link would never end.
 """
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import structlog
 
-from conlora.core.encoding import CHUNK_BYTES, Encoding
+from conlora.core.encoding import Encoding
 from conlora.core.federation import FederationSettings
-from conlora.errors import PeerError, ProtocolError, SettingsMismatch, SketchRejected, SnapshotRejected
+from conlora.errors import PeerError, ProtocolError, SettingsMismatch
 from conlora.net import wire
 from conlora.net.identity import Peer
-from conlora.net.transfers import Formats, Incoming, Landing, Outgoing, Sender
-from conlora.net.wire import Chunk, Frame, Goodbye, SketchHeader, SnapshotHeader, SnapshotTaken, Transfer
+from conlora.net.mailbox import Mailbox
+from conlora.net.reception import Counts, Receiver, Reception
+from conlora.net.transfers import Outgoing, Sender
+from conlora.net.wire import Chunk, Frame, Goodbye, SnapshotTaken
 from conlora.v1 import peer_pb2
 
 log = structlog.get_logger()
@@ -35,122 +35,12 @@ class Stream(Protocol):
         ...
 
 
-class Receiver(Protocol):
-    """The node that a link belongs to."""
-
-    @property
-    def formats(self) -> Formats:
-        """What snapshots look like, in each encoding."""
-        ...
-
-    @property
-    def max_sketch_bytes(self) -> int:
-        """Larger sketches are refused before memory is taken for them."""
-        ...
-
-    def encoding_for(self, peer: Peer) -> Encoding | None:
-        """What the peer is sent snapshots in; None: whatever the link carries in time."""
-        ...
-
-    def snapshot_begins(self, peer: Peer, header: SnapshotHeader) -> Landing | None:
-        """Where a snapshot goes, which may end an earlier one of the same peer; None where it is of no use."""
-        ...
-
-    def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:
-        """It lies there, complete and checked."""
-        ...
-
-    def sketch_received(self, peer: Peer, header: SketchHeader, payload: bytearray) -> None:
-        """Checks and keeps a sketch. Raises SketchRejected."""
-        ...
-
-    def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[Transfer]:
-        """Sketches to send to the peer after a snapshot of that size, or (None) with a heartbeat."""
-        ...
-
-
 class LinkClosed(PeerError):
     """The link ended in an orderly way; `reason` says why."""
 
     def __init__(self, reason: "Goodbye.Reason", detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-
-
-class Mailbox:
-    """What waits for a link: answers, which go first; then snapshots, one under way at a time; or a good-bye, which is the last.
-
-    Of snapshots at most `depth` wait, the oldest is dropped, so that a slow link never builds a queue. Depth is 1 (newest
-    wins). In lockstep it is 2: the other side still needs round r when r + 1 is published.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
-        self._waiting: deque[Outgoing] = deque()
-        self._answers: deque[Frame] = deque()
-        self._under_way = False
-        self._goodbye: Frame | None = None
-        self._changed = asyncio.Event()
-
-    @property
-    def answering(self) -> bool:
-        """Whether there is an answer to be sent."""
-        return bool(self._answers)
-
-    def put(self, snapshot: Outgoing) -> None:
-        """Offers a snapshot."""
-        if len(self._waiting) == self._depth:
-            self._waiting.popleft().release()
-        self._waiting.append(snapshot.hold())
-        self._update()
-
-    def answer(self, frame: Frame) -> None:
-        """To be sent soon, between two chunks if need be."""
-        self._answers.append(frame)
-        self._update()
-
-    def delivered(self) -> None:
-        """The other side has the snapshot that was under way."""
-        self._under_way = False
-        self._update()
-
-    def close(self, goodbye: Frame) -> None:
-        """Makes `goodbye` the next thing to be sent, and the last."""
-        self._goodbye = goodbye
-        self._update()
-
-    def clear(self) -> None:
-        """The link has ended."""
-        while self._waiting:
-            self._waiting.popleft().release()
-
-    async def next(self, patience: float) -> Outgoing | Frame | None:
-        """A frame, a snapshot that the caller has to release, or None when nothing came within `patience` seconds."""
-        try:
-            async with asyncio.timeout(patience):
-                await self._changed.wait()
-        except TimeoutError:
-            return None
-        if self._goodbye is not None:
-            return self._goodbye
-        if self._answers:
-            return self.next_answer()
-        self._under_way = True
-        snapshot = self._waiting.popleft()
-        self._update()
-        return snapshot
-
-    def next_answer(self) -> Frame:
-        """The answer that has waited longest."""
-        answer = self._answers.popleft()
-        self._update()
-        return answer
-
-    def _update(self) -> None:
-        if self._goodbye or self._answers or (self._waiting and not self._under_way):
-            self._changed.set()
-        else:
-            self._changed.clear()
 
 
 class Link:
@@ -160,12 +50,7 @@ class Link:
         self.peer = peer
         self.dialled = dialled
         self.instance = b""
-        self.bytes_sent = 0
-        self.bytes_received = 0
-        self.sketch_bytes_sent = 0  # part of bytes_sent
-        self.rejected = 0
-        self.sketches_rejected = 0
-        self.last_rejection = ""
+        self.counts = Counts()
         self._stream = stream
         self._mailbox = Mailbox(depth)
         self._sender: Sender | None = None
@@ -277,12 +162,12 @@ class Link:
             for sketch in receiver.sketches_for(self.peer, nbytes):
                 for part in sketch.parts():
                     await self._send_part(part)
-                self.sketch_bytes_sent += len(sketch.payload)
+                self.counts.sketch_bytes_sent += len(sketch.payload)
 
     async def _send_snapshot(self, snapshot: Outgoing) -> int:
         """Sends it to its end, unless the link lets go of it before. Returns its bytes."""
         assert self._sender is not None
-        before = self.bytes_sent
+        before = self.counts.bytes_sent
         self._sending = snapshot
         try:
             for part in self._sender.parts(snapshot):
@@ -291,7 +176,7 @@ class Link:
                     break
         finally:
             self._let_go()
-        return self.bytes_sent - before
+        return self.counts.bytes_sent - before
 
     async def _send_part(self, part: Frame | Chunk) -> None:
         """A frame, or a chunk, of something longer. Answers don't wait for its end: the other side waits for them."""
@@ -299,7 +184,7 @@ class Link:
             await self._write(self._mailbox.next_answer())
         if isinstance(part, Chunk):
             await self._write(part.message)
-            self.bytes_sent += len(part.data)
+            self.counts.bytes_sent += len(part.data)
         else:
             await self._write(part)
 
@@ -309,95 +194,22 @@ class Link:
             snapshot.release()
 
     async def _receive(self, receiver: Receiver) -> NoReturn:
-        arriving: Incoming | _Sketch | None = None
+        reception = Reception(self.peer, receiver, self.counts)
         while True:
             frame = await self._next_frame()
             if isinstance(frame, memoryview):
-                arriving = self._chunk(receiver, arriving, frame)
-                continue
-            match frame.WhichOneof("kind"):
-                case "heartbeat":
-                    continue
-                case "taken":
-                    self._answered(frame.taken)
-                case "snapshot" if arriving is None:
-                    arriving = self._begin(receiver, frame.snapshot)
-                case "snapshot_end" if isinstance(arriving, Incoming):
-                    self._end(receiver, arriving, frame.snapshot_end.digest)
-                    arriving = None
-                case "sketch" if arriving is None:
-                    arriving = _Sketch(frame.sketch)
-                    if not 0 < frame.sketch.nbytes <= receiver.max_sketch_bytes:
-                        raise ProtocolError(
-                            f"{self.peer.name} announced a sketch of {frame.sketch.nbytes} bytes, at most "
-                            f"{receiver.max_sketch_bytes} fit the schema"
-                        )
-                case kind:
-                    raise ProtocolError(f"{self.peer.name} sent {kind or 'an empty frame'} where it has no place")
-
-    def _chunk(
-        self, receiver: Receiver, arriving: "Incoming | _Sketch | None", chunk: memoryview
-    ) -> "Incoming | _Sketch | None":
-        """Takes a chunk of what is arriving; returns that, or None when it is complete."""
-        match arriving:
-            case None:
-                raise ProtocolError(f"{self.peer.name} sent a chunk where it has no place")
-            case Incoming():
-                arriving.take(chunk)
-            case _Sketch(header=header, payload=payload):
-                missing = header.nbytes - len(payload)
-                if not 0 < len(chunk) <= min(CHUNK_BYTES, missing):
-                    raise ProtocolError(
-                        f"{self.peer.name} sent a chunk of {len(chunk)} bytes where {missing} were missing"
-                    )
-                payload += chunk
-        self.bytes_received += len(chunk)
-        if isinstance(arriving, _Sketch) and len(arriving.payload) == arriving.header.nbytes:
-            try:
-                receiver.sketch_received(self.peer, arriving.header, arriving.payload)
-            except SketchRejected as rejection:
-                self.sketches_rejected += 1
-                self.last_rejection = str(rejection)
-            return None
-        return arriving
-
-    def _begin(self, receiver: Receiver, header: SnapshotHeader) -> Incoming:
-        if self._mailbox.answering:
-            raise ProtocolError(f"{self.peer.name} sent a snapshot before the last one was answered")
-        if header.round > wire.MAX_ROUND:
-            raise ProtocolError(
-                f"{self.peer.name} announced a snapshot of round {header.round}, which nobody can reach"
-            )
-        format = receiver.formats.get(header.encoding)
-        if format is None:
-            raise ProtocolError(f"{self.peer.name} announced a snapshot in an encoding that nobody knows")
-        if header.nbytes != format.nbytes:
-            raise ProtocolError(
-                f"{self.peer.name} announced a snapshot of {header.nbytes} bytes, where the schema takes {format.nbytes}"
-            )
-        return Incoming(self.peer.name, header, format, receiver.snapshot_begins(self.peer, header))
-
-    def _end(self, receiver: Receiver, incoming: Incoming, digest: bytes) -> None:
-        """What is refused costs its sender a count; the link goes on."""
-        outcome, detail = SnapshotTaken.OUTCOME_UNUSED, ""
-        try:
-            incoming.finish(digest)
-            if incoming.landing and not incoming.unused:
-                receiver.snapshot_received(self.peer, incoming.header, incoming.landing)
-                outcome = SnapshotTaken.OUTCOME_KEPT
-        except SnapshotRejected as rejection:
-            log.warning("snapshot rejected", peer=self.peer.name, round=incoming.header.round, reason=str(rejection))
-            self.rejected += 1
-            outcome, detail = SnapshotTaken.OUTCOME_REJECTED, str(rejection)
-            self.last_rejection = detail
-        self._mailbox.answer(wire.taken(incoming.header.id, outcome, detail))
+                reception.chunk(frame)
+            elif frame.HasField("taken"):
+                self._answered(frame.taken)
+            elif not frame.HasField("heartbeat") and (answer := reception.frame(frame, self._mailbox.answering)):
+                self._mailbox.answer(answer)
 
     def _answered(self, answer: SnapshotTaken) -> None:
         assert self._sender is not None
         if not self._sender.taken(answer):
             raise ProtocolError(f"{self.peer.name} answered a snapshot that it was not sent")
         if answer.outcome == SnapshotTaken.OUTCOME_REJECTED:
-            log.warning("this node's snapshot was rejected", peer=self.peer.name, reason=_printable(answer.detail))
+            log.warning("this node's snapshot was rejected", peer=self.peer.name, reason=wire.printable(answer.detail))
         self._mailbox.delivered()
 
     async def _next_hello(self) -> peer_pb2.Hello:
@@ -417,22 +229,9 @@ class Link:
         if frame is None:
             raise PeerError(f"{self.peer.name} ended the link without a word")
         if isinstance(frame, Frame) and frame.HasField("goodbye"):
-            parting, detail = frame.goodbye, _printable(frame.goodbye.detail)
+            parting, detail = frame.goodbye, wire.printable(frame.goodbye.detail)
             raise LinkClosed(parting.reason, f"{self.peer.name} said good-bye{': ' + detail if detail else ''}")
         return frame
 
     async def _write(self, message: Frame | bytes) -> None:
         await self._stream.write(message)
-
-
-@dataclass(slots=True)
-class _Sketch:
-    """One that is being received."""
-
-    header: SketchHeader
-    payload: bytearray = field(default_factory=bytearray)
-
-
-def _printable(text: str) -> str:
-    """What a peer says, as it may reach a log."""
-    return "".join(c if c.isprintable() else "?" for c in text[:500])

@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import grpc
@@ -16,7 +16,8 @@ from conlora.errors import ConfigError, PeerError, SettingsMismatch
 from conlora.net import wire
 from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, caller_id
 from conlora.net.identity import Identity, Peer
-from conlora.net.link import Link, LinkClosed, Receiver
+from conlora.net.link import Link, LinkClosed
+from conlora.net.reception import Counts, Receiver
 from conlora.net.streams import SERVICE, AcceptedStream, FrameStream, ServicerContext, WrongCertificate, dialled_stream
 from conlora.net.transfers import Outgoing
 from conlora.net.wire import Goodbye
@@ -27,7 +28,6 @@ FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 30.0
 # A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
 REFUSED_RETRY_SECONDS = 300.0
-COUNTS = ("bytes_sent", "bytes_received", "sketch_bytes_sent", "rejected", "sketches_rejected")
 
 
 class Node(Receiver, Protocol):
@@ -51,15 +51,12 @@ class PeerState:
     refused: bool = False
     last_error: str = ""
     retry_at: float = 0.0  # monotonic; 0: not waiting
-    bytes_sent: int = 0  # of links that have ended
-    bytes_received: int = 0
-    sketch_bytes_sent: int = 0
-    rejected: int = 0
-    sketches_rejected: int = 0
+    past: Counts = field(default_factory=Counts)  # of links that have ended
 
-    def count(self, name: str) -> int:
-        """One of COUNTS over all links of this edge, the present one included."""
-        return int(getattr(self, name)) + (int(getattr(self.link, name)) if self.link else 0)
+    @property
+    def counts(self) -> Counts:
+        """Over all links of this edge, the present one included."""
+        return self.past + self.link.counts if self.link else self.past
 
     @property
     def word(self) -> str:
@@ -216,7 +213,7 @@ class Mesh:
                 await link.part(wire.goodbye(Goodbye.REASON_DUPLICATE))
                 raise LinkClosed(Goodbye.REASON_DUPLICATE, "the edge has a link already")
             current.close(Goodbye.REASON_DUPLICATE)
-            self._account(state, current)
+            state.past += current.counts
         state.link, state.refused, state.last_error = link, False, ""
         for snapshot in self._node.link_up(state.peer):
             link.offer(snapshot)
@@ -228,13 +225,9 @@ class Mesh:
         if state.link is not link:
             return  # replaced: the edge lives on
         state.link = None
-        self._account(state, link)
+        state.past += link.counts
         self._node.link_down(state.peer)
         await self._announce()
-
-    def _account(self, state: PeerState, link: Link) -> None:
-        for count in COUNTS:
-            setattr(state, count, getattr(state, count) + getattr(link, count))
 
     def _note(self, state: PeerState, sentence: str, refused: bool) -> None:
         if state.link is not None:

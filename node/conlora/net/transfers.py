@@ -167,11 +167,6 @@ class Incoming:
         self._missing = format.nbytes
         self._validator = Validator(format)
 
-    @property
-    def unused(self) -> bool:
-        """Whether it lands nowhere."""
-        return self.landing is None or self.landing.cancelled
-
     def take(self, chunk: memoryview) -> None:
         """The next chunk. Raises ProtocolError where it is not as long as it has to be."""
         head_missing = len(self._format.header) - len(self._head)

@@ -147,6 +147,11 @@ def differences(ours: FederationSettings, message: peer_pb2.Hello) -> list[str]:
     return ours.differences(settings_of(message))
 
 
+def printable(text: str) -> str:
+    """What a peer says, as it may reach a log."""
+    return "".join(c if c.isprintable() else "?" for c in text[:500])
+
+
 def heartbeat() -> Frame:
     """A sign of life."""
     return Frame(heartbeat=peer_pb2.Heartbeat())
