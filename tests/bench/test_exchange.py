@@ -29,6 +29,8 @@ def test_one_way(megabytes: int, encoding: str, tmp_path: Path, figures: Figures
             node.wait_for(lambda status: status.state == "waiting", "waits for a program")
         command = [sys.executable, "-m", "tests.bench.adapters", str(b.directory), str(megabytes)]
         other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # it joins, and does no more
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"joined\n"
         guest, parameters = join(a.directory, megabytes)
         a.wait_for(lambda status: status.peers[0].link == "up", "the link")
         growth = {node.name: Memory(node) for node in (a, b)}
@@ -50,7 +52,8 @@ def test_one_way(megabytes: int, encoding: str, tmp_path: Path, figures: Figures
     for name, (total, shared) in peaks.items():
         figures.record(
             f"{megabytes} MB one way, {encoding}: growth of the {'sending' if name == 'a' else 'receiving'} daemon",
-            total / 1e6, "MB", at_most=megabytes + 50, remark=f"{shared / 1e6:.0f} MB of it are slots shared with the trainer",
+            total / 1e6, "MB", at_most=megabytes + 50,
+            remark=f"{(total - shared) / 1e6:.0f} MB of its own, {shared / 1e6:.0f} MB of slots that it shares with the trainer",
         )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
             neighbours = [programs.enter_context(neighbour(node)) for node in nodes[1:]]
             guest, _ = join(a.directory, MEGABYTES)
             programs.enter_context(guest)
-            a.wait_for(lambda status: all(peer.link == "up" for peer in status.peers), "both links")
+            a.wait_for(lambda status: all(peer.link == "up" for peer in status.peers), "both links", 300)
             step = training_step()
             alone, beside = [], []
             before = received(a)
@@ -107,6 +107,8 @@ def neighbour(node: Daemon) -> Iterator["subprocess.Popen[bytes]"]:
     command = ["nice", "-n", "10", sys.executable, "-m", "tests.bench.adapters", str(node.directory), str(MEGABYTES)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"joined\n"
             yield program
         finally:
             program.kill()
