@@ -26,7 +26,7 @@ def test_accuracy_and_bytes(tmp_path: Path, figures: Figures) -> None:
         for encoding in ENCODINGS:
             for run in federation(seed, encoding, tmp_path / f"{encoding}-{seed}")["runs"]:
                 key = (run["rule"], encoding)
-                accuracy.setdefault(key, []).append(statistics.fmean(node["accuracy"] for node in run["nodes"]))
+                accuracy.setdefault(key, []).append(statistics.fmean(node["after"]["accuracy"] for node in run["nodes"]))
                 sent.setdefault(key, []).append(run["bytes_per_round"]["snapshots"])
                 sketches.append(run["bytes_per_round"]["sketches"])
     exact = ("lora", "fp32")
