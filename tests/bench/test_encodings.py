@@ -13,8 +13,7 @@ from tests.bench.figures import ROOT, Figures
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 
 SEEDS = (1, 2, 3)
-ENCODINGS = ("fp32", "bf16", "int8")
-RULES = ("lora", "freeze-a")
+RULES = {"fp32": ["lora"], "bf16": ["lora", "freeze-a"], "int8": ["freeze-a"]}  # by encoding
 SPEC = ROOT / "deploy" / "testbed" / "encodings.yaml"
 
 
@@ -23,10 +22,12 @@ def test_accuracy_and_bytes(tmp_path: Path, figures: Figures) -> None:
     sent: dict[tuple[str, str], list[float]] = {}
     sketches: list[float] = []
     for seed in SEEDS:
-        for encoding in ENCODINGS:
+        for encoding in RULES:
             for run in federation(seed, encoding, tmp_path / f"{encoding}-{seed}")["runs"]:
                 key = (run["rule"], encoding)
-                accuracy.setdefault(key, []).append(statistics.fmean(node["after"]["accuracy"] for node in run["nodes"]))
+                accuracy.setdefault(key, []).append(
+                    statistics.fmean(node["after"]["accuracy"] for node in run["nodes"])
+                )
                 sent.setdefault(key, []).append(run["bytes_per_round"]["snapshots"])
                 sketches.append(run["bytes_per_round"]["sketches"])
     exact = ("lora", "fp32")
@@ -52,7 +53,7 @@ def federation(seed: int, encoding: str, folder: Path) -> dict[str, object]:
     spec = yaml.safe_load(SPEC.read_text())
     for section, key in (("model", "base"), ("data", "path")):
         spec[section][key] = str((SPEC.parent / spec[section][key]).resolve())
-    spec |= {"seed": seed, "exchange": {"encoding": encoding}}
+    spec |= {"seed": seed, "rules": RULES[encoding], "exchange": {"encoding": encoding}}
     folder.mkdir()
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     command = [sys.executable, "-m", "conlora", "testbed", "run", str(folder / "spec.yaml"), "-o", str(folder / "out")]
