@@ -33,6 +33,7 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
     "conlora_trainer_restarts_total": ("counter", {(): 1}),
     "conlora_link_up": ("gauge", {("peer=st-anna",): 1, ("peer=charité",): 0, ("peer=lakeside",): 0}),
     "conlora_snapshot_age_seconds": ("gauge", {("peer=st-anna",): 0}),
+    "conlora_snapshot_delivery_seconds": ("gauge", {("peer=st-anna",): 0.125}),
     "conlora_link_bytes_total": (
         "counter",
         {

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from conlora.config import LoraSection, ModelSection, Section, TaskSection, TrainingSection, load_section
+from conlora.config import (
+    ExchangeSection,
+    LoraSection,
+    ModelSection,
+    Section,
+    TaskSection,
+    TrainingSection,
+    load_section,
+)
 from conlora.core.gossip import Mode
 from conlora.errors import ConfigError
 from conlora.testbed.spec import Dirichlet, Partition, TestbedData, TestbedSpec
@@ -52,6 +60,9 @@ class GridSpec(Section):
     lora: LoraSection = LoraSection()
     task: TaskSection
     training: TrainingSection = TrainingSection()
+    exchange: ExchangeSection = Field(
+        ExchangeSection(encoding="fp32"), description="default: fp32, so that consensus error is that of mixing alone"
+    )
     data: GridData
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="by rule; default: the rule's")
 
@@ -133,6 +144,7 @@ def _cell(
         "lora": {**grid.lora.model_dump(exclude_none=True), "rank": rank},
         "task": grid.task.model_dump(),
         "training": training,
+        "exchange": grid.exchange.model_dump(),
         "data": {**grid.data.model_dump(mode="json", exclude_none=True), "partition": _plain(partition)},
         "learning_rates": {name: own for name, own in grid.learning_rates.items() if name == rule},
     }
