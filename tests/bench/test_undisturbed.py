@@ -25,7 +25,10 @@ WARM_UP = 4
 
 
 def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
-    """The trainer has one thread. Its neighbours publish round after round, as fast as their own daemons answer."""
+    """The trainer has one thread. Its neighbours publish round after round, as fast as their own daemons answer.
+
+    They have to be content with one core, since on machines of their own they would take none of this node's.
+    """
     with Daemons(tmp_path, tmp_path, tmp_path) as daemons:
         nodes = [toy_node(daemons, name, tmp_path) for name in "abc"]
         for node in nodes:
@@ -37,6 +40,9 @@ def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
         a = nodes[0]
         with contextlib.ExitStack() as programs:
             neighbours = [programs.enter_context(neighbour(node)) for node in nodes[1:]]
+            for process in (*neighbours, *(node.process for node in nodes[1:])):
+                assert process is not None
+                keep_to_one_core(process.pid)
             guest, _ = join(a.directory, MEGABYTES)
             programs.enter_context(guest)
             a.wait_for(lambda status: all(peer.link == "up" for peer in status.peers), "both links", 300)
@@ -93,6 +99,12 @@ def timed(step: Callable[[], None], between: Callable[[], bool]) -> list[float]:
         seconds.append(time.perf_counter() - began)
         between()
     return seconds[WARM_UP:]
+
+
+def keep_to_one_core(pid: int) -> None:
+    """All threads of a process, and those that they start, on the last core that this program may use."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {max(os.sched_getaffinity(0))})
 
 
 def received(node: Daemon) -> int:

@@ -89,7 +89,10 @@ def test_a_look_takes_everything(client: FakeClient, node: ReadOnlyNode) -> None
     assert list(seen.history) == node.records
 
 
-def test_the_next_look_asks_for_what_can_be_new(client: FakeClient, node: ReadOnlyNode) -> None:
+def test_the_next_look_asks_for_what_can_be_new(
+    client: FakeClient, node: ReadOnlyNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conlora.dashboard.source.OVERLAP", 3)
     seen = look(Seen(target()), client)
     node.records[-1] = dataclasses.replace(node.records[-1], accuracy=0.123)  # evaluated after the round was told
     node.records.append(record(11))

@@ -30,7 +30,8 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 def exchange(request: pytest.FixtureRequest, identity: Identity) -> Exchange:
     observatory = Observatory(identity, "mercy", PEERS, True)
     exchange = Exchange(request.param, PEERS, 10.0, observatory, lambda name: Encoding.FP32)
-    exchange.open(SCHEMA, Meter(SCHEMA, SCHEMA, np.ones(SCHEMA.size, np.float32), 0), 0)
+    exchange.open(SCHEMA, Meter(SCHEMA, SCHEMA, np.ones(SCHEMA.size, np.float32), 0))
+    exchange.go_on(0)
     observatory.open(SETTINGS, SketchLayout.of(SCHEMA, SCHEMA))
     for peer in PEERS:
         exchange.link_up(peer)
@@ -154,7 +155,7 @@ async def test_a_trainer_that_died_in_a_round_holds_nothing(exchange: Exchange) 
         arrive(exchange, peer, 1)
     await exchange.plan(1)
     held = exchange.outbox.recent[-1]
-    exchange.open(SCHEMA, Meter(SCHEMA, SCHEMA, np.ones(SCHEMA.size, np.float32), 0), 0)
+    exchange.go_on(0)
     assert held._holders == 1, "that of the outbox itself"
     assert not any(+edge.held for edge in exchange._gossip._edges.values())
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 REMEMBERED = 512  # rounds: more than any terminal is wide
+OVERLAP = 30  # rounds asked for again
 LABEL_WIDTH, VALUE_WIDTH = 15, 9
 ERROR_COLUMNS = ("‖ΔBA‖", "‖ΔA‖", "‖ΔB‖")
 MEANING_FROM = 110  # columns from which the figures' meanings have room
@@ -62,8 +63,8 @@ class Look:
             view = client.consensus()
             if self.rounds and status.round < max(self.rounds):
                 self.rounds.clear()  # it went back to a checkpoint and counts from there
-            # The newest ones once more: an evaluation comes after its round.
-            since = max(max(self.rounds, default=0) - 2, status.round - REMEMBERED, 0)
+            # The newest ones once more: evaluations and errors come after their round.
+            since = max(max(self.rounds, default=0) - OVERLAP, status.round - REMEMBERED, 0)
             self.rounds |= {record.round: record for record in client.history(since)}
             for old in sorted(self.rounds)[:-REMEMBERED]:
                 del self.rounds[old]
@@ -260,11 +261,11 @@ def _series(look: Look, width: int) -> list[_Row]:
     records = [look.rounds[number] for number in sorted(look.rounds)]
     series: list[tuple[str, list[float | None], int]] = [
         ("loss", [record.loss for record in records], 59),
-        # only some rounds are evaluated: those follow each other here
+        # only some rounds are evaluated, or measured where rounds are short: those follow each other here
         ("accuracy", [record.accuracy for record in records if record.accuracy is not None], 55),
-        ("edge error", [record.edge_error for record in records], 58),
-        ("federation V", [record.before.V if record.before else None for record in records], 57),
-        ("amplification", [record.amplification for record in records], 54),
+        ("edge error", [record.edge_error for record in records if record.edge_error is not None], 58),
+        ("federation V", [record.before.V for record in records if record.before], 57),
+        ("amplification", [record.amplification for record in records if record.amplification is not None], 54),
     ]
     rows = [_Row(Text(), 1)]
     for label, values, weight in series:

@@ -97,7 +97,8 @@ class Gossip:
         """The node has published its snapshot of `round_` and will ask for a plan."""
         self.round = round_
         for edge in self._edges.values():
-            edge.by_round = {r: snapshot for r, snapshot in edge.by_round.items() if r >= round_}
+            # later ones are of a trainer's earlier life, when it starts again from a checkpoint
+            edge.by_round = {r: snapshot for r, snapshot in edge.by_round.items() if round_ <= r <= round_ + 1}
 
     def accepts(self, peer: str, round_: int) -> bool:
         """Whether a snapshot of that round is of any use.

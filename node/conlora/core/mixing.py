@@ -7,11 +7,8 @@ import numpy as np
 
 from conlora.core.schema import Vector
 
-BLOCK = (
-    1 << 17
-)  # elements, 512 KiB: mixing goes through the vectors in blocks, so that sums stay in the second-level cache
-
-SCRATCH = 3 << 17  # elements, 1.5 MiB: mixing goes through the vectors in blocks, so that differences stay in cache
+# Elements, 512 KiB: mixing goes through the vectors in blocks, so that sums stay in the second-level cache.
+BLOCK = 1 << 17
 
 
 def metropolis_weight(own_degree: int, other_degree: int) -> float:

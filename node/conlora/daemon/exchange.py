@@ -65,7 +65,8 @@ class Exchange:
         self._encoding_for = encoding_for
         self.memory = create_memory()
         self.recorded = False  # whether mixes are looked at whole after the trainer has gone on
-        self.last_mix: dict[str, EdgeFigures] = {}
+        self.weights: dict[str, float] = {}  # of the neighbours in the last mix
+        self.last_mix: dict[str, EdgeFigures] = {}  # the last one that was measured
         self.formats: Formats = {}
         self._gossip = Gossip(mode, [peer.node_id for peer in peers])
         self._names = {peer.node_id: peer.name for peer in peers}
@@ -83,16 +84,20 @@ class Exchange:
         self._arrived = asyncio.Event()
         self._interrupted = False
 
-    def open(self, schema: Schema, meter: Meter, rounds_mixed: int) -> None:
-        """Gives the arena its size; `rounds_mixed` is where the trainer goes on from."""
-        if self._arena is None:
-            os.ftruncate(self.memory, arena_bytes(schema.size, len(self._index)))
-            self._arena = Arena(self.memory, schema.size, len(self._index))
-            self._outbox = Outbox(self._arena, MAILBOX_DEPTH[self._gossip.mode])
-            self._meter = meter
-            self.formats = {encoding.value: Format(schema, encoding) for encoding in Encoding}
+    def open(self, schema: Schema, meter: Meter) -> None:
+        """Gives the arena its size."""
+        os.ftruncate(self.memory, arena_bytes(schema.size, len(self._index)))
+        self._arena = Arena(self.memory, schema.size, len(self._index))
+        self._outbox = Outbox(self._arena, MAILBOX_DEPTH[self._gossip.mode])
+        self._meter = meter
+        self.formats = {encoding.value: Format(schema, encoding) for encoding in Encoding}
+
+    def go_on(self, rounds_mixed: int) -> None:
+        """A trainer begins, with a model that has mixed so many rounds."""
         self._end_round()
-        self._gossip.published(rounds_mixed)
+        self._gossip.published(
+            rounds_mixed + 1
+        )  # what it will publish next, which lockstep's neighbours may send already
 
     @property
     def arena(self) -> Arena:
@@ -168,6 +173,7 @@ class Exchange:
         assert mix is not None
         self._mix = self._published = None
         self._measuring |= mix.measured
+        self.weights = {contribution.peer: contribution.weight for contribution in mix.plan.contributions}
         return mix
 
     async def measure(self, mix: Mix) -> list[EdgeFigures]:
@@ -203,13 +209,13 @@ class Exchange:
 
     def snapshot_begins(self, peer: Peer, header: SnapshotHeader) -> Landing | None:
         """See `net.reception.Receiver`."""
-        self._cancel_landing(peer)
         if not self._gossip.accepts(peer.node_id, header.round):
             return None  # lockstep: sent once more after a new link
         index, newest = self._index[peer.node_id], self._gossip.newest(peer.node_id)
         if header.base and (newest is None or self._kept.get(peer.node_id) != header.base):
             return None  # a difference to what another link has overtaken, or this node has forgotten
         base = self.arena.inbox(index, newest.slot) if header.base and newest else None
+        self._cancel_landing(peer)
         slot = self._gossip.slot_for(peer.node_id)
         landing = self._landings[peer.node_id] = Landing(slot, self.arena.inbox(index, slot), base)
         return landing

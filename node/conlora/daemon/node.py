@@ -22,7 +22,7 @@ from conlora.daemon.export import export
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
-from conlora.errors import StateError
+from conlora.errors import ConfigError, StateError
 from conlora.net.admin import AdminService
 from conlora.net.identity import load_identity, load_peers
 from conlora.net.mesh import Mesh, PeerState
@@ -53,6 +53,10 @@ class Node:
         self._config = config
         self._identity = load_identity(config.identity_dir)
         peers = load_peers(config.peers_dir, self._identity.node_id)
+        if strangers := config.exchange.encodings.keys() - {peer.name for peer in peers}:
+            raise ConfigError(
+                f"exchange.encodings: {', '.join(sorted(strangers))} is no peer's name; the cards in {config.peers_dir} have them"
+            )
         mode = config.federation.mode
         self._history = history
         self._observatory = Observatory(self._identity, config.name, peers, config.observing.sketched)
@@ -156,8 +160,10 @@ class Node:
         if newest := self._exchange.newest(peer.node_id):
             snapshot, status.snapshot_age_seconds = newest
             status.snapshot_round = snapshot.round
-        if link and (figures := self._exchange.last_mix.get(peer.node_id)):
-            status.weight, status.edge_error = figures.contribution.weight, figures.error.product
+        if link:
+            status.weight = self._exchange.weights.get(peer.node_id)
+            if figures := self._exchange.last_mix.get(peer.node_id):
+                status.edge_error = figures.error.product
         return status
 
     def consensus(self) -> ConsensusView:

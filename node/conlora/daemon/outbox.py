@@ -32,6 +32,7 @@ class Outbox:
         if len(self._recent) == self._depth:
             self._recent.popleft().release()
         self._recent.append(snapshot.hold())
+        self.next_slot = self._free()  # should the trainer die before there is a plan
         return snapshot
 
     def plan(self, keep: bool) -> int:

@@ -10,7 +10,7 @@ import structlog
 
 from conlora.config import NodeConfig
 from conlora.core.federation import FederationSettings
-from conlora.core.schema import Schema, Vector
+from conlora.core.schema import Schema
 from conlora.core.seeding import initial_vector
 from conlora.core.sketch import SketchLayout
 from conlora.daemon.exchange import Exchange, Mix
@@ -93,7 +93,6 @@ class Supervisor:
         self._trainer: TrainerProcess | None = None
         self._recorder: Recorder | None = None
         self._shared_digest = self._fingerprint = ""
-        self._published: Vector | None = None  # copy of the round under way, while recording
         self._crashes = 0
         self._seals = 0  # checkpoint attempts that have ended, one way or the other
         self._seal_problem = ""
@@ -132,13 +131,13 @@ class Supervisor:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        self._exchange.interrupt()
         if self._trainer is None:
             return
         if self.progress.state is State.LOADING:
             self._trainer.kill()  # nothing to save yet, and a model may load for minutes
         else:
             self._trainer.send(messages.Stop())
-        self._exchange.interrupt()
 
     async def pause(self) -> int:
         """Waits until the trainer stands still; returns the round. Raises Refused where there is nothing to pause."""
@@ -180,6 +179,8 @@ class Supervisor:
             return ""
         self._trainer = trainer
         self.progress.trainer_pid = trainer.pid
+        if self._stopping.is_set():
+            trainer.kill()  # nobody has told it
         await self._set_state(State.LOADING)
         trainer.send(
             messages.Setup(
@@ -243,11 +244,7 @@ class Supervisor:
             case messages.Ready():
                 await self._ready(message)
             case messages.Published():
-                snapshot = self._exchange.publish(message.round)
-                if self._recorder:
-                    # The trainer may publish the next round before this one is recorded; only `mixed` waits for us.
-                    self._published = snapshot.vector.copy()
-                self._on_publish(snapshot)
+                self._on_publish(self._exchange.publish(message.round))
                 self._answering = asyncio.create_task(self._answer(message.round))
                 self._answering.add_done_callback(self._answered)
             case messages.Mixed():
@@ -280,22 +277,28 @@ class Supervisor:
                 f"{self.last_checkpoint.path}: was made with another model or other LoRA settings; put those back, or "
                 f"start anew with another state_dir"
             )
+        if not self._shared_digest:
+            await self._open(schema, shared)
         self._shared_digest, self._fingerprint = shared.digest, ready.fingerprint
         layout = SketchLayout.of(schema, shared)
         settings = config.settings(ready.fingerprint, ready.peft, shared)
-        seed = config.federation.seed
-        start = await asyncio.to_thread(initial_vector, schema, seed, config.lora.orthonormal)
-        self._exchange.open(shared, Meter(schema, shared, start, seed), self.progress.round)
+        self._exchange.go_on(self.progress.round)
         self._observatory.open(settings, layout)
-        if config.training.record_vectors and self._recorder is None:
-            exchanged = {spec.name for spec in shared.tensors}
-            frozen = {name: view for name, view in schema.views(start).items() if name not in exchanged}
-            self._recorder = Recorder(config.state_dir / "recording", shared, frozen)
-            self._exchange.recorded = True
         self._trainer.send(messages.Layout(publish=self._exchange.outbox.next_slot))
         self._on_ready(settings)
         if not self._paused:
             await self._set_state(State.TRAINING)
+
+    async def _open(self, schema: Schema, shared: Schema) -> None:
+        """Once the tensors are known; of a trainer that is started again they are the same."""
+        config, seed = self._config, self._config.federation.seed
+        start = await asyncio.to_thread(initial_vector, schema, seed, config.lora.orthonormal)
+        self._exchange.open(shared, Meter(schema, shared, start, seed))
+        if config.training.record_vectors:
+            exchanged = {spec.name for spec in shared.tensors}
+            frozen = {name: view for name, view in schema.views(start).items() if name not in exchanged}
+            self._recorder = Recorder(config.state_dir / "recording", shared, frozen)
+            self._exchange.recorded = True
 
     async def _answer(self, round_: int) -> None:
         """Gives the trainer its contributions, when lockstep has them all."""
@@ -320,8 +323,8 @@ class Supervisor:
 
     def _mixed(self, round_: int) -> None:
         mix = self._exchange.mixed()
-        if self._recorder and self._published is not None:
-            self._recorder.add(round_, self._published, self._exchange.arena.own(mix.slot))
+        if self._recorder:
+            self._recorder.add(round_, mix.published.vector, self._exchange.arena.own(mix.slot))
         self.progress.round = round_
         self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in mix.plan.contributions])
         if mix.measured:

@@ -14,7 +14,7 @@ from conlora.net.admin_client import AdminClient
 from conlora.net.status import ConsensusView, NodeStatus, RoundRecord
 
 PERIOD_SECONDS = 1.0  # between two looks at a node
-OVERLAP = 3  # rounds asked for again: an evaluation is added to a round that was told before
+OVERLAP = 30  # rounds asked for again: evaluations and errors are added to rounds that were told before
 PATIENCE_SECONDS = 20.0  # for a thread to end: three calls to a daemon that is stuck
 
 

@@ -53,6 +53,7 @@ class Link:
         self.counts = Counts()
         self._stream = stream
         self._mailbox = Mailbox(depth)
+        self._discarded = asyncio.Event()
         self._sender: Sender | None = None
         self._sending: Outgoing | None = None
         self._understood: list[str] = []  # encodings that the other side knows
@@ -97,24 +98,35 @@ class Link:
             self.discard()
 
     def discard(self) -> None:
-        """Lets go of all snapshots, also of the one that is being sent, which then stays unfinished."""
+        """Lets go of all snapshots, also of the one that is being sent, which then stays unfinished, and takes no more.
+
+        Where the other side does not let it say good-bye, `run` ends without.
+        """
         self._mailbox.clear()
         self._let_go()
+        self._discarded.set()
 
     async def run(self, receiver: Receiver) -> None:
         """Sends and receives until the link ends, always by raising: LinkClosed or another PeerError."""
         self._sender = Sender(receiver.formats, self._encoding(receiver))
         sending = asyncio.ensure_future(self._send(receiver))
         receiving = asyncio.ensure_future(self._receive(receiver))
+        discarded = asyncio.ensure_future(self._discarded.wait())
         try:
-            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, receiving, discarded}, return_when=asyncio.FIRST_COMPLETED)
+            if discarded.done():
+                await asyncio.wait(
+                    {sending, receiving}, timeout=wire.GOODBYE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
             if sending.done():
                 # Ending the stream here could overtake our good-bye, and the other side may have said why it went.
                 await asyncio.wait({receiving}, timeout=wire.GOODBYE_SECONDS)
         finally:
-            sending.cancel()
-            receiving.cancel()
-            ours, theirs = await asyncio.gather(sending, receiving, return_exceptions=True)
+            for task in (sending, receiving, discarded):
+                task.cancel()
+            ours, theirs, _ = await asyncio.gather(sending, receiving, discarded, return_exceptions=True)
+        if isinstance(ours, asyncio.CancelledError) and isinstance(theirs, asyncio.CancelledError):
+            raise LinkClosed(Goodbye.REASON_DUPLICATE, f"{self.peer.name} has another link")
         error = ours if isinstance(ours, LinkClosed) or isinstance(theirs, asyncio.CancelledError) else theirs
         if isinstance(error, ProtocolError):
             await self.part(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
@@ -151,6 +163,8 @@ class Link:
             match await self._mailbox.next(wire.HEARTBEAT_SECONDS):
                 case Outgoing() as snapshot:
                     nbytes = await self._send_snapshot(snapshot)
+                    if nbytes is None:
+                        continue
                 case Frame() as frame if frame.HasField("goodbye"):
                     await self._say(frame)
                     raise LinkClosed(frame.goodbye.reason, frame.goodbye.detail or "this node closed the link")
@@ -164,8 +178,8 @@ class Link:
                     await self._send_part(part)
                 self.counts.sketch_bytes_sent += len(sketch.payload)
 
-    async def _send_snapshot(self, snapshot: Outgoing) -> int:
-        """Sends it to its end, unless the link lets go of it before. Returns its bytes."""
+    async def _send_snapshot(self, snapshot: Outgoing) -> int | None:
+        """Sends it to its end and returns its bytes, or None where the link has let go of it before."""
         assert self._sender is not None
         before = self.counts.bytes_sent
         self._sending = snapshot
@@ -173,7 +187,7 @@ class Link:
             for part in self._sender.parts(snapshot):
                 await self._send_part(part)
                 if self._sending is None:
-                    break
+                    return None
         finally:
             self._let_go()
         return self.counts.bytes_sent - before
@@ -197,6 +211,8 @@ class Link:
         reception = Reception(self.peer, receiver, self.counts)
         while True:
             frame = await self._next_frame()
+            if self._discarded.is_set():
+                continue  # another link has taken the edge over
             if isinstance(frame, memoryview):
                 reception.chunk(frame)
             elif frame.HasField("taken"):

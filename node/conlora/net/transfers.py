@@ -79,7 +79,7 @@ class Sender:
         self._last_published_at: float | None = None
         self._theirs: Vector | None = None  # what the other side has decoded, once differences are sent
         self._base = 0  # id of the snapshot that came to that; 0: the other side has kept none
-        self._id = 0  # of the newest sent
+        self._id = 0  # of the snapshot that is to be answered
         self._nbytes = 0
         self._published_at = self._began = 0.0  # the snapshot that is under way, and its first byte
 
@@ -111,7 +111,7 @@ class Sender:
             id=secrets.randbits(64) or 1,
             base=base,
         )
-        self._id, self._nbytes = header.id, format.nbytes
+        self._nbytes = format.nbytes
         self._published_at, self._began = snapshot.published_at, time.monotonic()
         digest = start_digest(format)
         yield Frame(snapshot=header)
@@ -120,6 +120,7 @@ class Sender:
             chunk = self._encoded(snapshot, format, piece, delta=base != 0)
             digest.update(chunk.data)
             yield chunk
+        self._id = header.id  # may be answered from now on
         yield wire.snapshot_end(digest.digest())
 
     def _encoded(self, snapshot: Outgoing, format: Format, piece: Piece, delta: bool) -> Chunk:
@@ -172,7 +173,7 @@ class Incoming:
         head_missing = len(self._format.header) - len(self._head)
         piece = None if head_missing else next(self._pieces, None)
         expected = min(head_missing, CHUNK_BYTES) if head_missing else piece.nbytes if piece else 0
-        if len(chunk) != expected:
+        if len(chunk) != expected or not chunk:
             raise ProtocolError(f"{self._sender} sent a chunk of {len(chunk)} bytes where one of {expected} was due")
         self._missing -= expected
         if piece is None:

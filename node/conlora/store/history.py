@@ -111,7 +111,8 @@ class History:
     def add_edges(self, round_: int, edges: Iterable[EdgeRecord]) -> None:
         """What a round has mixed; its errors may follow."""
         with self._writing():
-            self._db.execute("DELETE FROM edges WHERE round = ?", (round_,))
+            for table in ("edges", "federation"):  # of its first time, if it is done again
+                self._db.execute(f"DELETE FROM {table} WHERE round = ?", (round_,))
             self._db.executemany(
                 "INSERT INTO edges (round, peer, peer_round, weight) VALUES (?, ?, ?, ?)",
                 [(round_, e.peer, e.peer_round, e.weight) for e in edges],

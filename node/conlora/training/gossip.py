@@ -12,7 +12,6 @@ from conlora.training.blending import lerp
 from conlora.training.channel import Channel
 from conlora.training.messages import Contributions, Mixed, Paused, Published, Unchanged
 from conlora.training.model import Adapted
-from conlora.training.pinning import Pinned
 
 
 class Gossip:
@@ -45,7 +44,6 @@ class Gossip:
         self._arena = arena
         self._publish = publish
         self._local_steps = local_steps
-        self._pins = Pinned()
 
     def round_is_over(self, step: int) -> bool:
         """Whether step is the last of a round that has not been mixed yet."""
@@ -57,7 +55,7 @@ class Gossip:
         """
         schema, adapter = self._adapted.shared, self._adapted.adapter
         round_ = self.rounds_mixed + 1
-        own = adapter.read(schema, into=self._pinned(self._arena.own(self._publish)) if self._arena else None)
+        own = adapter.read(schema, into=self._arena.own(self._publish) if self._arena else None)
         if not math.isfinite(np.dot(own, own)):
             raise TrainingFailed(
                 f"round {round_}: the adapter is no longer finite; lower training.learning_rate, then start again from "
@@ -81,15 +79,9 @@ class Gossip:
     def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> Vector:
         """What becomes of `own`, in the arena."""
         neighbours = [(item.weight, arena.inbox(item.peer, item.slot)) for item in answer.items]
-        mixed = self._pinned(arena.own(answer.mix))
+        mixed = arena.own(answer.mix)
         self._adapted.rule.mix(self._adapted.shared, own, neighbours, out=mixed, blend=lerp)
         return mixed
-
-    def _pinned(self, vector: Vector) -> Vector:
-        """A slot that the model is read to or written from."""
-        if self._adapted.adapter.on_gpu:
-            self._pins.pin(vector)
-        return vector
 
     def seconds_of_round(self) -> float:
         """Since the last call, pauses left out."""
