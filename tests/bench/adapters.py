@@ -1,10 +1,11 @@
 """Adapters of any size for benches, on a model of which nothing is ever computed; and programs that join a daemon with one.
 
-`python -m tests.bench.adapters NODE MEGABYTES` joins the daemon of the node's directory and publishes round after round, as fast
-as the daemon answers, once it is told to on standard input; it says `joined` first.
+`python -m tests.bench.adapters NODE MEGABYTES [SECONDS]` joins the daemon of the node's directory and says `joined`. Told to on
+standard input, it publishes round after round, as fast as the daemon answers or every so many seconds.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -65,15 +66,18 @@ def change(parameters: list[nn.Parameter]) -> None:
             parameter.add_(1e-3)
 
 
-def main(directory: Path, megabytes: float) -> None:
+def main(directory: Path, megabytes: float, seconds: float) -> None:
     guest, parameters = join(directory, megabytes)
     with guest:
         print("joined", flush=True)
         if sys.stdin.readline():
+            began = time.monotonic()
             while not guest.finished:
                 change(parameters)
+                time.sleep(max(0.0, began + seconds - time.monotonic()))  # which stands for training
+                began = time.monotonic()
                 guest.step(0.0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(float, (*sys.argv[2:], 0)[:2]))

@@ -105,6 +105,7 @@ VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
     "more bytes than are due": ([*HEAD, chunk(bytes(57))], "a chunk of 57 bytes where one of 56 was due"),
     "a chunk after the last": ([*GOOD[:3], chunk(b"x")], "a chunk of 1 bytes where one of 0 was due"),
     "an empty chunk": ([header(), chunk(b"")], "a chunk of 0 bytes"),
+    "an empty chunk after the last": ([*GOOD[:3], chunk(b"")], "a chunk of 0 bytes where one of 0 was due"),
     "a chunk after the end": ([*GOOD, chunk(b"x")], "a chunk where it has no place"),
     "an end of nothing": ([wire.snapshot_end(bytes(16))], "snapshot_end where it has no place"),
     "an end before the body": ([*HEAD, wire.snapshot_end(bytes(16))], "ended a snapshot 56 bytes early"),

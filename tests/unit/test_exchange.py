@@ -6,14 +6,16 @@ from tests.meshes import SETTINGS
 
 from conlora.core.encoding import Encoding
 from conlora.core.gossip import Mode
-from conlora.core.schema import Role, Schema, TensorSpec
+from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.core.sketch import SketchLayout
 from conlora.daemon.exchange import Exchange, Mix
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
 from conlora.net.identity import Identity, Peer, create_identity
 from conlora.net.mailbox import Mailbox
-from conlora.net.wire import Goodbye, SnapshotHeader, goodbye, heartbeat
+from conlora.net.reception import Counts, Reception
+from conlora.net.transfers import Outgoing, Sender
+from conlora.net.wire import Chunk, Frame, Goodbye, SnapshotHeader, SnapshotTaken, goodbye, heartbeat
 
 SCHEMA = Schema(
     (TensorSpec("q.lora_A.weight", "q", Role.A, (2, 3)), TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)))
@@ -28,8 +30,13 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 
 @pytest.fixture(params=Mode)
 def exchange(request: pytest.FixtureRequest, identity: Identity) -> Exchange:
+    return node(identity, request.param)
+
+
+def node(identity: Identity, mode: Mode) -> Exchange:
+    """A node with a link to each peer, whose trainer has begun."""
     observatory = Observatory(identity, "mercy", PEERS, True)
-    exchange = Exchange(request.param, PEERS, 10.0, observatory, lambda name: Encoding.FP32)
+    exchange = Exchange(mode, PEERS, 10.0, observatory, lambda name: Encoding.FP32)
     exchange.open(SCHEMA, Meter(SCHEMA, SCHEMA, np.ones(SCHEMA.size, np.float32), 0))
     exchange.go_on(0)
     observatory.open(SETTINGS, SketchLayout.of(SCHEMA, SCHEMA))
@@ -149,6 +156,24 @@ async def test_a_new_links_snapshot_ends_the_old_links(exchange: Exchange) -> No
     assert (old.cancelled, new.cancelled) == (True, False)
 
 
+async def test_a_trainer_that_died_before_there_was_a_plan_gets_a_free_slot(exchange: Exchange) -> None:
+    publish(exchange, 1)
+    exchange.go_on(0)
+    assert not exchange.outbox._held[exchange.outbox.next_slot]
+
+
+def test_lockstep_forgets_what_was_sent_in_a_trainers_earlier_life(identity: Identity) -> None:
+    exchange = node(identity, Mode.SYNC)
+    for round_ in (15, 16):
+        exchange._gossip.published(15)
+        arrive(exchange, PEERS[0], round_)
+    exchange.go_on(10)
+    for round_ in (11, 12):
+        assert exchange._gossip.accepts(PEERS[0].node_id, round_)
+    exchange._gossip.published(15)
+    assert exchange._gossip.accepts(PEERS[0].node_id, 15), "the one of this life"
+
+
 async def test_a_trainer_that_died_in_a_round_holds_nothing(exchange: Exchange) -> None:
     publish(exchange, 1)
     for peer in PEERS:
@@ -158,6 +183,52 @@ async def test_a_trainer_that_died_in_a_round_holds_nothing(exchange: Exchange) 
     exchange.go_on(0)
     assert held._holders == 1, "that of the outbox itself"
     assert not any(+edge.held for edge in exchange._gossip._edges.values())
+
+
+def carry(sender: Sender, exchange: Exchange, vector: Vector, round_: int) -> SnapshotTaken:
+    """A snapshot from a real sender to a real node; returns the node's answer, which the sender has not heard yet."""
+    first, *chunks, last = sender.parts(Outgoing(round_, 2, vector, shared=False, on_free=lambda: None))
+    reception = Reception(PEERS[0], exchange, Counts())
+    assert isinstance(first, Frame)
+    assert isinstance(last, Frame)
+    reception.frame(first, answering=False)
+    for chunk in chunks:
+        assert isinstance(chunk, Chunk)
+        reception.chunk(chunk.data)
+    answer = reception.frame(last, answering=False)
+    assert answer is not None
+    return answer.taken
+
+
+@pytest.mark.parametrize("trouble", ["none", "a new link", "down and up", "lost answer", "other encoding"])
+def test_both_ends_know_the_same_of_differences(identity: Identity, trouble: str) -> None:
+    """Bit for bit, whatever comes between two snapshots."""
+    exchange = node(identity, Mode.ASYNC)
+    sender = Sender(exchange.formats, Encoding.INT8)
+    draw = np.random.default_rng(0)
+    for round_ in range(1, 12):
+        vector = draw.standard_normal(SCHEMA.size, np.float32) * np.float32(2.0**-round_)
+        if round_ == 6 and trouble == "a new link":
+            sender = Sender(exchange.formats, Encoding.INT8)
+        if round_ == 6 and trouble == "down and up":
+            exchange.link_down(PEERS[0])
+            exchange.link_up(PEERS[0])
+        if round_ == 6 and trouble == "other encoding":
+            sender.taken(carry(Sender(exchange.formats, Encoding.BF16), exchange, vector, round_))
+        answer = carry(sender, exchange, vector, round_)
+        if answer.outcome == SnapshotTaken.OUTCOME_KEPT:
+            newest = exchange.newest(PEERS[0].node_id)
+            assert newest is not None
+            kept = exchange.arena.inbox(0, newest[0].slot)
+            assert sender._theirs is not None
+            assert kept.tobytes() == sender._theirs.tobytes()
+            assert np.linalg.norm(kept - vector) <= 0.02 * np.linalg.norm(vector) * 2 + 1e-6
+        else:
+            assert round_ == 6, "only what comes right after the trouble is of no use"
+        if trouble == "lost answer" and round_ == 6:
+            continue  # the link ends before it comes; then the next one is whole
+        sender.taken(answer)
+    assert answer.outcome == SnapshotTaken.OUTCOME_KEPT
 
 
 class Note:

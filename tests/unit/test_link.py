@@ -4,13 +4,14 @@ import asyncio
 from typing import ClassVar
 
 import pytest
+from tests.meshes import FakeNode, vector
 
 from conlora.core.encoding import Encoding
 from conlora.net import wire
 from conlora.net.identity import Peer
-from conlora.net.link import Link
+from conlora.net.link import Link, LinkClosed
 from conlora.net.mailbox import Mailbox
-from conlora.net.transfers import Formats
+from conlora.net.transfers import Formats, Outgoing
 from conlora.net.wire import Frame
 
 
@@ -45,6 +46,71 @@ class Nobody:
     def sketches_for(self, peer: Peer, snapshot_bytes: int | None) -> list[wire.Transfer]:
         """See `reception.Receiver`."""
         return []
+
+
+class Stuck:
+    """A stream whose other side says nothing and takes nothing more after some messages."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes = takes
+        self.written: list[Frame] = []
+        self.full = asyncio.Event()
+
+    async def read(self) -> Frame | memoryview | None:
+        """See `link.Stream`."""
+        await asyncio.Event().wait()
+        return None
+
+    async def write(self, message: Frame | bytes) -> None:
+        """See `link.Stream`."""
+        if len(self.written) == self.takes:
+            self.full.set()
+            await asyncio.Event().wait()
+        self.written.append(Frame.FromString(message) if isinstance(message, bytes) else message)
+
+
+@pytest.mark.parametrize("takes", [3, 4])
+async def test_a_link_that_is_replaced_lets_go_at_once(takes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its peer takes no more than a header and some chunks: neither slots nor the link are held by that."""
+    monkeypatch.setattr(wire, "GOODBYE_SECONDS", 0.05)
+    node, stream = FakeNode(), Stuck(takes)
+    node.size = 1 << 20  # four chunks
+    freed = []
+    held = Outgoing(1, 1, vector(1, node.size), shared=False, on_free=lambda: freed.append("under way"))
+    waits = Outgoing(2, 1, vector(2, node.size), shared=False, on_free=lambda: freed.append("waiting"))
+    link = Link(Peer("b", "B", "", None), stream, dialled=True, depth=1)
+    link._understood = [encoding.value for encoding in Encoding]
+    link.offer(held)
+    running = asyncio.ensure_future(link.run(node))
+    await stream.full.wait()
+    link.offer(waits)
+    link.close(wire.Goodbye.REASON_DUPLICATE)
+    assert sorted(freed) == ["under way", "waiting"]
+    with pytest.raises(LinkClosed) as caught:
+        await asyncio.wait_for(running, 5)
+    assert caught.value.reason == wire.Goodbye.REASON_DUPLICATE
+    assert len(stream.written) == takes
+
+
+async def test_a_link_that_is_replaced_says_nothing_but_good_bye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a snapshot no sketch may follow."""
+    node, stream = FakeNode(), Stuck(100)
+    node.size = 1 << 20
+    node.owed = [wire.Transfer(wire.SketchHeader(nbytes=1), b"x")]
+    link = Link(Peer("b", "B", "", None), stream, dialled=True, depth=1)
+    link._understood = [encoding.value for encoding in Encoding]
+    write = stream.write
+
+    async def closing(message: Frame | bytes) -> None:
+        await write(message)
+        if len(stream.written) == 3:
+            link.close(wire.Goodbye.REASON_DUPLICATE)
+
+    monkeypatch.setattr(stream, "write", closing)
+    link.offer(Outgoing(1, 1, vector(1, node.size), shared=False, on_free=lambda: None))
+    with pytest.raises(LinkClosed):
+        await asyncio.wait_for(link.run(node), 5)
+    assert [frame.WhichOneof("kind") for frame in stream.written] == ["snapshot", "chunk", "chunk", "goodbye"]
 
 
 @pytest.mark.parametrize("turns", range(2))

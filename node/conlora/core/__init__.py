@@ -1,1 +1,1 @@
-"""The pure part: schema, mixing, consensus measures, codec. No I/O, no clock, no threads, no configuration."""
+"""The pure part: schema, mixing, consensus measures, encodings. No I/O, no clock, no threads, no configuration."""
