@@ -54,6 +54,7 @@ def federation(seed: int, encoding: str, folder: Path) -> dict[str, object]:
     for section, key in (("model", "base"), ("data", "path")):
         spec[section][key] = str((SPEC.parent / spec[section][key]).resolve())
     spec |= {"seed": seed, "rules": RULES[encoding], "exchange": {"encoding": encoding}}
+    spec["learning_rates"] = {rule: spec["learning_rates"][rule] for rule in RULES[encoding]}
     folder.mkdir()
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     command = [sys.executable, "-m", "conlora", "testbed", "run", str(folder / "spec.yaml"), "-o", str(folder / "out")]
