@@ -4,8 +4,11 @@
 standard input, it publishes round after round, as fast as the daemon answers or every so many seconds.
 """
 
+import contextlib
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -57,6 +60,22 @@ def join(directory: Path, megabytes: float) -> tuple[Guest, list[nn.Parameter]]:
     guest = conlora.join(directory)
     model = guest.adapt(Toy(megabytes))
     return guest, [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@contextlib.contextmanager
+def program(node: Daemon, megabytes: float, *seconds: float, nicer: int = 0) -> Iterator["subprocess.Popen[bytes]"]:
+    """This module as a program that has joined the node's daemon; it is ended in the end."""
+    command = [sys.executable, "-m", "tests.bench.adapters", node.directory, megabytes, *seconds]
+    nice = ["nice", "-n", nicer] if nicer else []
+    with subprocess.Popen(
+        [str(word) for word in (*nice, *command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"joined\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def change(parameters: list[nn.Parameter]) -> None:

@@ -2,13 +2,11 @@
 
 import contextlib
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.bench.adapters import toy_node
+from tests.bench.adapters import program, toy_node
 from tests.bench.figures import Figures
 from tests.daemons import Daemon, Daemons
 
@@ -48,17 +46,17 @@ def seconds_a_round(count: int, folder: Path) -> float:
             node.start()
         for node in nodes:
             node.wait_for(lambda status: status.state == "waiting", "waits for a program")
-        guests = [programs.enter_context(guest(node)) for node in nodes]
+        guests = [programs.enter_context(program(node, MEGABYTES, SECONDS)) for node in nodes]
         for node in nodes:
             node.wait_for(lambda status: all(peer.link == "up" for peer in status.peers), "both links", 300)
-        for program in guests:
-            assert program.stdin is not None
-            program.stdin.write(b"go\n")
-            program.stdin.flush()
+        for started in guests:
+            assert started.stdin is not None
+            started.stdin.write(b"go\n")
+            started.stdin.flush()
         first = cost(nodes, WARM_UP)
         last = cost(nodes, WARM_UP + ROUNDS)
-        for program in guests:
-            program.kill()
+        for started in guests:
+            started.kill()
         rounds = sum(b - a for (_, a), (_, b) in zip(first, last, strict=True))
         return sum(b - a for (a, _), (b, _) in zip(first, last, strict=True)) / rounds
 
@@ -74,15 +72,3 @@ def cost(nodes: list[Daemon], round_: int) -> list[tuple[float, int]]:
         times = psutil.Process(node.process.pid).cpu_times()
         found.append((times.user + times.system, status.round))
     return found
-
-
-@contextlib.contextmanager
-def guest(node: Daemon):
-    command = [sys.executable, "-m", "tests.bench.adapters", str(node.directory), str(MEGABYTES), str(SECONDS)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        try:
-            assert program.stdout is not None
-            assert program.stdout.readline() == b"joined\n"
-            yield program
-        finally:
-            program.kill()

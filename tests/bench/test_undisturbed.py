@@ -4,15 +4,13 @@ import contextlib
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tests.bench.adapters import join, toy_node
+from tests.bench.adapters import join, program, toy_node
 from tests.bench.figures import Figures
 from tests.daemons import Daemon, Daemons
 
@@ -39,7 +37,7 @@ def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
             node.wait_for(lambda status: status.state == "waiting", "waits for a program")
         a = nodes[0]
         with contextlib.ExitStack() as programs:
-            neighbours = [programs.enter_context(neighbour(node)) for node in nodes[1:]]
+            neighbours = [programs.enter_context(program(node, MEGABYTES, nicer=10)) for node in nodes[1:]]
             for process in (*neighbours, *(node.process for node in nodes[1:])):
                 assert process is not None
                 keep_to_one_core(process.pid)
@@ -50,12 +48,12 @@ def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
             alone, beside = [], []
             before = received(a)
             for turn in range(TURNS):
-                pids = [program.pid for program in neighbours]
+                pids = [started.pid for started in neighbours]
                 if turn == 0:
-                    for program in neighbours:
-                        assert program.stdin is not None
-                        program.stdin.write(b"go\n")
-                        program.stdin.flush()
+                    for started in neighbours:
+                        assert started.stdin is not None
+                        started.stdin.write(b"go\n")
+                        started.stdin.flush()
                     a.wait_for(lambda status: all(peer.snapshot_round for peer in status.peers), "their snapshots")
                     before = received(a)
                 began = time.monotonic()
@@ -111,19 +109,6 @@ def received(node: Daemon) -> int:
     status = node.status()
     assert status is not None
     return sum(peer.bytes_received for peer in status.peers)
-
-
-@contextlib.contextmanager
-def neighbour(node: Daemon) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program that publishes for a neighbour; at low priority, since on its own machine it would not be in the way."""
-    command = ["nice", "-n", "10", sys.executable, "-m", "tests.bench.adapters", str(node.directory), str(MEGABYTES)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        try:
-            assert program.stdout is not None
-            assert program.stdout.readline() == b"joined\n"
-            yield program
-        finally:
-            program.kill()
 
 
 @contextlib.contextmanager
