@@ -1,9 +1,14 @@
-"""Figures: how long a trainer's step takes while its node exchanges with two neighbours without a pause, against alone."""
+"""Figures: how long a trainer's step takes while its node exchanges with two neighbours without a pause, against alone.
+
+And beside processes that do nothing but compute, or copy memory, on another core: what of it is no scheduler's to mend.
+"""
 
 import contextlib
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +25,11 @@ MEGABYTES = 33.6
 STEPS = 40
 TURNS = 5  # alone and exchanging, one after the other
 WARM_UP = 4
+
+BUSY = {
+    "computes all the time": "while True: pass",
+    "copies 268 MB to and fro all the time": "import numpy\na, b = numpy.ones((2, 1 << 25))\nwhile True: b[:] = a",
+}
 
 
 def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
@@ -71,11 +81,47 @@ def test_steps_beside_an_exchange(tmp_path: Path, figures: Figures) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("doing", BUSY)
+def test_steps_beside_another_core_that_is_busy(figures: Figures, doing: str) -> None:
+    """Its process is as nice as a daemon, and kept to one core as the neighbours above are."""
+    step = training_step()
+    alone, beside = [], []
+    with busy(BUSY[doing]) as pid:
+        for _ in range(TURNS):
+            beside += timed(step, lambda: False)
+            with stopped([pid]):
+                alone += timed(step, lambda: False)
+    ratio = statistics.median(beside) / statistics.median(alone)
+    figures.record(
+        f"training step beside a process on another core that {doing}", unit="s", samples=beside,
+        against=f"alone: {statistics.median(alone):.3f} s", ratio=ratio,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def busy(code: str) -> Iterator[int]:
+    """A process of that code, in the background as a daemon is; its number."""
+    prologue = (
+        "from conlora.daemon.background import background\n"
+        f"import os\nos.sched_setaffinity(0, {{{max(os.sched_getaffinity(0))}}})\n"
+        "with background() as spawner: spawner.submit(print, 'ready', flush=True).result()\n"
+    )
+    command = [sys.executable, "-c", prologue + code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            yield process.pid
+        finally:
+            process.kill()
+
+
 def training_step() -> Callable[[], None]:
     """Forward, backward and optimizer of a model of MiniLM's size, 8 rows of 32 tokens, in one thread."""
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    torch.set_num_threads(1)
     model = BertForSequenceClassification(config)
     optimizer = torch.optim.SGD(model.parameters())
     words, labels = torch.randint(0, 30_000, (8, 32)), torch.randint(0, 2, (8,))

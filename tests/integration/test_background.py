@@ -8,7 +8,7 @@ import psutil
 import pytest
 from tests.daemons import Daemon, Daemons, wait_until
 
-from conlora.daemon.background import BLAS_THREADS, NICER
+from conlora.daemon.background import AUTOGROUP, BLAS_THREADS, NICER
 
 LEAST_IMPORTANT = 19
 
@@ -41,6 +41,13 @@ def test_the_daemon_yields_to_its_trainer(daemons: Daemons, request: pytest.Fixt
     assert spawner == own
     assert len(others) > 3, "gRPC has threads, too"
     assert set(others) == {min(own + NICER, LEAST_IMPORTANT)}
+
+    assert os.getsid(node.process.pid) == node.process.pid, "our daemons lead sessions"
+    assert os.getsid(trainer) != node.process.pid, "or the session would count for both"
+    if AUTOGROUP.exists():
+        groups = {pid: Path(f"/proc/{pid}/autogroup").read_text().split() for pid in (node.process.pid, trainer)}
+        assert groups[node.process.pid][-1] == str(NICER)
+        assert groups[trainer][-1] == AUTOGROUP.read_text().split()[-1]
 
     os.kill(trainer, signal.SIGKILL)
     assert set(niceness(new_trainer(node, other_than=trainer))) == {own}

@@ -59,3 +59,37 @@ print(taken == background.MEMORY and len(taken) == 4)
 """
     )
     assert told == "True"
+
+
+def written(setup: str, refusals: tuple[str, ...]) -> str:
+    """What `background` writes into its session's niceness before a trainer could be started. refusals: by the kernel."""
+    return run(
+        f"""
+import errno, os
+from conlora.daemon import background
+class Kernel:
+    written, refusals = [], {[*refusals]}
+    def write_text(self, text):
+        if self.refusals:
+            raise OSError(getattr(errno, self.refusals.pop()), "refused")
+        self.written.append(text)
+background.AUTOGROUP = Kernel()
+background.PAUSE_SECONDS = 0
+{setup}
+with background.background() as spawner:
+    spawner.submit(int).result()
+    print(*Kernel.written)
+"""
+    )
+
+
+def test_a_session_that_it_leads_becomes_nicer_though_the_kernel_says_not_so_often() -> None:
+    assert written("os.setsid()", ("EAGAIN", "EAGAIN")) == "10"
+
+
+def test_a_session_that_others_share_stays_as_it_is() -> None:
+    assert written("", ()) == ""
+
+
+def test_a_kernel_without_autogroups_is_no_error() -> None:
+    assert written("os.setsid()", ("ENOENT",)) == ""

@@ -3,15 +3,22 @@
 Exchanging at full speed, a daemon beside the trainer costs each step a third of its speed; at a nicer priority, next to
 nothing. On Linux niceness is a thread's own, threads and processes inherit it from the thread that starts them, and it
 can't be taken back. So one thread is started before the others become nicer, and the trainer is started from there.
+
+Where the kernel groups processes by session (autogroups, see sched(7)), it shares the cores out between sessions first,
+and niceness only counts within one. A daemon that leads a session makes that nicer, too, and its trainer gets another.
 """
 
 import contextlib
 import ctypes
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 
 NICER = 10
+AUTOGROUP = Path("/proc/self/autogroup")
+TRIES, PAUSE_SECONDS = 20, 0.1  # the kernel lets all unprivileged processes together set one autogroup in 0.1 s
 MIB = 1 << 20
 
 # Of glibc's malloc.h. Snapshots come and go: without these, each is mapped afresh, and its pages are faulted in one by one.
@@ -30,7 +37,20 @@ def background() -> Iterator[Executor]:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner") as spawner:
         spawner.submit(os.getpid).result()  # its thread is there now
         os.nice(NICER)
+        if os.getsid(0) == os.getpid():
+            spawner.submit(_make_session_nicer)  # before it starts a trainer
         yield spawner
+
+
+def _make_session_nicer() -> None:
+    with contextlib.suppress(OSError):  # no autogroups, so that niceness counts; or /proc is not to be written to
+        for _ in range(TRIES):
+            try:
+                AUTOGROUP.write_text(str(NICER))
+            except BlockingIOError:
+                time.sleep(PAUSE_SECONDS)
+            else:
+                return
 
 
 def steady_memory() -> None:
