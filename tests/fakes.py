@@ -8,6 +8,7 @@ from conlora.core.consensus import Consensus, EdgeError
 from conlora.daemon.observatory import Observatory
 from conlora.errors import Refused
 from conlora.net.status import (
+    Changes,
     ConsensusView,
     EdgeConsensus,
     Federation,
@@ -144,3 +145,7 @@ class FakeNode:
     async def stop(self) -> tuple[Path | None, int]:
         self._note("stop")
         return self.last_checkpoint, 8
+
+    async def reload(self) -> Changes:
+        self._note("reload")
+        return Changes(["anna"], ["berta"], [], ["exchange.encoding"])

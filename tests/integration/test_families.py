@@ -282,13 +282,13 @@ def run(config: NodeConfig, keep: Path, round_: int, resume: Path | None) -> tup
     built = build_model(config)
     memory = create_memory()
     os.ftruncate(memory, arena_bytes(built.shared.size, 1))
-    arena = Arena(memory, built.shared.size, 1)
-    os.close(memory)
+    arena = Arena(memory, built.shared.size)
+    os.close(memory)  # it is mapped, and does not grow
     away = np.random.default_rng(0).normal(0, 0.01, built.shared.size).astype(np.float32)
     daemon = Loopback(arena, away, keep)
     data = load_data(config.data, built.task, config.state_dir / "datasets", seed=1)
     setup = Setup(
-        config={}, peers=["other"], staging=str(keep / "staging"), resume_from=str(resume) if resume else None,
+        config={}, staging=str(keep / "staging"), resume_from=str(resume) if resume else None,
         round=round_, step=round_ * STEPS, paused=False,
     )  # fmt: skip
     gossip = Gossip(

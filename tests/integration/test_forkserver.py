@@ -41,7 +41,7 @@ async def test_forked_trainers_end_each_in_its_own_way(spawn: Spawn, tmp_path: P
     second.kill()
     assert await second.exited() == "the trainer was ended by SIGKILL"
     second.kill()  # the end of one that has ended is none of our business
-    third.send(Setup(config={}, peers=[], staging="", resume_from=None, round=0, step=0, paused=False))
+    third.send(Setup(config={}, staging="", resume_from=None, round=0, step=0, paused=False))
     ending = await third.exited()
     assert "exited with status 1 (" in ending, "a bug's traceback is in the log"
     assert "ValidationError" in (tmp_path / "2.log").read_text()

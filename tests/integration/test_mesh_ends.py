@@ -85,7 +85,7 @@ async def test_a_new_start_replaces_the_leftover_of_a_killed_one(member: Members
 async def test_a_dialler_that_vanishes_leaves_a_reason(member: Members) -> None:
     a, b = await pair(member)
     assert a.mesh is not None
-    a.mesh._dialling[0].cancel()  # ends the connection with no good-bye, as kill -9 does
+    a.mesh._dialling[b.identity.node_id].cancel()  # ends the connection with no good-bye, as kill -9 does
     await until(lambda: b.link(a) is None and b.state(a).last_error, "down at b")
     assert b.state(a).last_error == "a went away without a word"
     assert b.node.events == [("up", "a"), ("down", "a")]

@@ -222,7 +222,7 @@ class Impostor(grpc.GenericRpcHandler):
         self._messages = messages
         self._port = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._port.add_generic_rpc_handlers([self])
-        self._port.add_secure_port(member.address, accepting_credentials(member.identity, [caller.card()]))
+        self._port.add_secure_port(member.address, accepting_credentials(member.identity, lambda: [caller.card()]))
 
     def service(self, details: object) -> grpc.RpcMethodHandler:
         return grpc.stream_stream_rpc_method_handler(self._converse)

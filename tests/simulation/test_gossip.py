@@ -184,6 +184,28 @@ def test_an_edge_that_dies_gives_its_weight_back_and_drags_nobody() -> None:
     assert network.nodes[2].gossip.degree == 2
 
 
+def test_an_edge_that_is_added_while_nodes_train_joins_what_was_apart() -> None:
+    """Two federations of one line each, until two nodes add each other; then all settle at the mean of all."""
+    graph, c = named_graph("du14", 7), optima(7, 5)
+    network = Network(graph, Mode.ASYNC, [1.0] * 7, c, lambda: 0.1)
+    ends = [(2, 3), (3, 2)]
+    network.dead.add(frozenset(ends[0]))
+    for i, j in ends:
+        network.nodes[i].gossip.remove(str(j))
+    degrees = [network.nodes[i].gossip.degree for i, _ in ends]
+
+    def join() -> None:
+        network.dead.clear()
+        for i, j in ends:
+            network.nodes[i].gossip.add(str(j))
+            network.nodes[i].gossip.link_up(str(j))
+
+    network.at(50.0, join)
+    network.run(20_000, rate=0.002)
+    assert [network.nodes[i].gossip.degree for i, _ in ends] == [degree + 1 for degree in degrees]
+    assert np.linalg.norm(np.mean([node.x for node in network.nodes], axis=0) - c.mean(axis=0)) < 0.02
+
+
 def test_a_slow_neighbour_with_a_live_link_keeps_its_weight() -> None:
     gossip = Gossip(Mode.ASYNC, ["slow"])
     gossip.link_up("slow")
@@ -248,6 +270,55 @@ def test_a_slot_that_is_needed_is_never_written_and_the_newest_always_wins(event
             case "release last" if plans:
                 gossip.release(plans.pop())
     assert gossip.degree == int(live)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "remove", "receive", "plan", "release first", "release last"]),
+            st.sampled_from("abc"),
+        ),
+        max_size=80,
+    )
+)
+def test_places_of_peers_that_left_are_used_again_but_not_while_a_plan_names_them(
+    events: list[tuple[str, str]],
+) -> None:
+    gossip = Gossip(Mode.ASYNC, ["a"])
+    contents: dict[tuple[int, int], int] = {}
+    plans: list[tuple[Plan, list[int]]] = []
+    known, arrivals = {"a"}, itertools.count(1)
+    for event, peer in events:
+        match event:
+            case "add" if peer not in known:
+                gossip.add(peer)
+                gossip.link_up(peer)
+                known.add(peer)
+            case "remove" if peer in known:
+                gossip.link_down(peer)
+                gossip.remove(peer)
+                known.remove(peer)
+            case "receive" if peer in known:
+                slot = gossip.slot_for(peer)
+                contents[gossip.place(peer), slot] = number = next(arrivals)
+                gossip.received(peer, number, 1, slot)
+            case "plan" if len(plans) < 2:
+                plan = gossip.plan(1)
+                assert plan is not None
+                assert {c.peer for c in plan.contributions} <= known
+                plans.append((plan, [c.round for c in plan.contributions]))
+            case "release first" if plans:
+                gossip.release(plans.pop(0)[0])
+            case "release last" if plans:
+                gossip.release(plans.pop()[0])
+        for plan, rounds in plans:
+            assert [contents[c.place, c.slot] for c in plan.contributions] == rounds
+        places = {gossip.place(peer) for peer in known}
+        assert len(places) == len(known)
+        assert all(place < gossip.places for place in places)
+        held = {c.place for plan, _ in plans for c in plan.contributions}
+        assert gossip.places <= 3 + len(held), "what is free is taken first"
 
 
 @settings(max_examples=200)

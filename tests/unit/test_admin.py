@@ -17,7 +17,7 @@ from conlora.errors import ConfigError, NodeUnreachable, Refused
 from conlora.net import admin_client
 from conlora.net.admin import AdminService
 from conlora.net.admin_client import AdminClient
-from conlora.net.status import ConsensusView, NodeStatus, RoundRecord
+from conlora.net.status import Changes, ConsensusView, NodeStatus, RoundRecord
 
 
 @pytest.fixture
@@ -100,7 +100,8 @@ async def test_every_command_arrives_and_is_answered(ask: Ask, node: FakeNode) -
     assert await ask(AdminClient.checkpoint) == (Path("/state/step-8"), 6)
     assert await ask(lambda client: client.export(Path("/out"), overwrite=True)) == 7
     assert await ask(AdminClient.stop) == (Path("/state/step-8"), 8)
-    assert node.asked == ["pause", "resume", "checkpoint", (Path("/out"), True), "stop"]
+    assert await ask(AdminClient.reload) == Changes(["anna"], ["berta"], [], ["exchange.encoding"])
+    assert node.asked == ["pause", "resume", "checkpoint", (Path("/out"), True), "stop", "reload"]
 
 
 async def test_export_is_relative_to_the_operator_not_the_node(
@@ -116,7 +117,7 @@ async def test_stop_without_a_checkpoint(ask: Ask, node: FakeNode) -> None:
     assert await ask(AdminClient.stop) == (None, 8)
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop"])
+@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop", "reload"])
 async def test_a_refusal_arrives_as_its_sentence(ask: Ask, node: FakeNode, command: str) -> None:
     node.refusal = "can't do that: the node is loading – später"
     with pytest.raises(Refused) as caught:
@@ -153,7 +154,7 @@ async def test_reflection_lists_and_describes_the_service(service: AdminService,
     services, methods = await asyncio.to_thread(describe)
     assert "conlora.v1.Admin" in services
     assert "conlora.v1.Peer" not in services
-    assert methods == ["Status", "Consensus", "History", "Pause", "Resume", "Checkpoint", "Export", "Stop"]
+    assert methods == ["Status", "Consensus", "History", "Pause", "Resume", "Checkpoint", "Export", "Stop", "Reload"]
 
 
 async def test_a_path_that_is_too_long(node: FakeNode, tmp_path: Path) -> None:

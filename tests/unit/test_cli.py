@@ -199,7 +199,7 @@ def test_peers_add_refuses_a_second_card_under_another_name(conlora: Conlora, me
     assert [path.name for path in (mercy / "peers").iterdir()] == ["st-anna.yaml"]
 
 
-@pytest.mark.parametrize("command", ["status", "pause", "resume", "checkpoint", "stop", "peers"])
+@pytest.mark.parametrize("command", ["status", "pause", "resume", "checkpoint", "stop", "reload", "peers"])
 def test_without_a_daemon_it_is_3(conlora: Conlora, ready: Path, command: str) -> None:
     code, out, err = conlora(command, "-c", ready)
     assert (code, out) == (3, "")

@@ -16,6 +16,7 @@ from conlora.net.mailbox import Mailbox
 from conlora.net.reception import Counts, Reception
 from conlora.net.transfers import Outgoing, Sender
 from conlora.net.wire import Chunk, Frame, Goodbye, SnapshotHeader, SnapshotTaken, goodbye, heartbeat
+from conlora.training.arena import Arena
 
 SCHEMA = Schema(
     (TensorSpec("q.lora_A.weight", "q", Role.A, (2, 3)), TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)))
@@ -182,7 +183,41 @@ async def test_a_trainer_that_died_in_a_round_holds_nothing(exchange: Exchange) 
     held = exchange.outbox.recent[-1]
     exchange.go_on(0)
     assert held._holders == 1, "that of the outbox itself"
-    assert not any(+edge.held for edge in exchange._gossip._edges.values())
+    assert not +exchange._gossip._held
+
+
+async def test_peers_come_and_go_between_rounds_and_in_them(identity: Identity) -> None:
+    """Anna leaves while a mix with her is being measured; carla, who comes in her place, does not get her slots."""
+    exchange, (anna, berta) = node(identity, Mode.ASYNC), PEERS
+    carla, dora = (Peer(name, name.upper(), None, b"") for name in ("carla", "dora"))
+    trainer = Arena(exchange.memory, SCHEMA.size)  # which has mapped the memory before it grows
+    mix = await mixed(exchange, 1)
+    exchange.link_down(anna)
+    exchange.change([berta, carla, dora], 10.0, lambda name: Encoding.FP32)
+    assert exchange.degree == 1
+    for peer in (carla, dora):
+        exchange.link_up(peer)
+    publish(exchange, 2)
+    for value, peer in enumerate((berta, carla, dora), 7):
+        arrive(exchange, peer, value)
+    plan = await exchange.plan(2)
+    assert plan is not None
+    assert {c.peer: trainer.inbox(c.place, c.slot)[0] for c in plan.plan.contributions} == {
+        "BERTA": 7,
+        "CARLA": 8,
+        "DORA": 9,
+    }
+    assert [exchange.arena.inbox(c.place, c.slot)[0] for c in mix.plan.contributions] == [1, 1], "as it was"
+    trainer.own(exchange.arena.own_slots - 1)[:] = 3
+    assert (exchange.arena.own(exchange.arena.own_slots - 1) == 3).all()
+    assert (mix.published.vector == -1).all()
+    figures = await exchange.measure(mix)
+    assert [f.contribution.peer for f in figures] == ["ANNA", "BERTA"]
+    assert exchange.last_mix.keys() == {"BERTA"}, "of those who are peers now"
+    exchange.mixed()
+    exchange.release(plan)
+    exchange.change([*PEERS, carla, dora], 10.0, lambda name: Encoding.FP32)
+    assert exchange._gossip.place(anna.node_id) == 0, "her place is free again"
 
 
 def carry(sender: Sender, exchange: Exchange, vector: Vector, round_: int) -> SnapshotTaken:

@@ -1,4 +1,4 @@
-"""Commands for a running node, over its admin socket: status, pause, resume, checkpoint, export, stop."""
+"""Commands for a running node, over its admin socket: status, pause, resume, checkpoint, export, reload, stop."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ LINK_STYLES = {"up": "green", "down": "yellow", "refused": "red"}
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (status, pause, resume, checkpoint, export, merge, stop):
+    for command in (status, pause, resume, checkpoint, export, merge, reload, stop):
         app.command()(command)
 
 
@@ -137,6 +137,18 @@ def merge(
     _say(
         json, {"path": str(directory.absolute()), "adapter": str(source)}, f"{source} in {node.model.base}: {directory}"
     )
+
+
+def reload(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Read the peers' cards and the configuration again, without a break in training (SIGHUP does the same).
+
+    What can change in a running node: peers (not in sync mode), their addresses, encodings, sync_deadline_seconds. Where
+    anything else differs, nothing changes.
+    """
+    with admin_client(config) as client:
+        reply = asdict(client.reload())
+    changes = "; ".join(f"{what} {', '.join(names)}" for what, names in reply.items() if names)
+    _say(json, reply, f"reloaded: {changes or 'nothing differs'}")
 
 
 def stop(config: ConfigOption = None, json: JsonOption = False) -> None:

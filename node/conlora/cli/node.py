@@ -68,8 +68,7 @@ def run(
     steady_memory()
     one_arithmetic_thread()  # before what follows imports numpy
     from conlora.cli.logs import set_up_logging
-    from conlora.config import load_config
     from conlora.daemon.node import run_node
 
     set_up_logging()
-    run_node(load_config(config_path(config)), paused=paused)
+    run_node(config_path(config), paused=paused)

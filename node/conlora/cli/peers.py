@@ -24,7 +24,7 @@ def add(
     card: Annotated[Path, typer.Argument(help="The identity card that the partner has mailed.")],
     config: ConfigOption = None,
 ) -> None:
-    """Add a partner by its identity card. A running daemon sees it after a restart."""
+    """Add a partner by its identity card. A running daemon sees it after `conlora reload`."""
     from conlora.config import load_basics
     from conlora.errors import ConfigError
     from conlora.net.identity import load_card, load_identity, load_peers
@@ -44,7 +44,8 @@ def add(
         raise
     console.print(f"added {peer.name}: {peer.node_id}", soft_wrap=True)
     console.print(
-        f"address {peer.address or '(none: it dials this node)'}; compare the id by telephone; restart a running daemon",
+        f"address {peer.address or '(none: it dials this node)'}; compare the id by telephone; `conlora reload` tells a running "
+        "daemon",
         soft_wrap=True,
     )
 
@@ -54,7 +55,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="The peer's name, as `conlora peers` shows it.")],
     config: ConfigOption = None,
 ) -> None:
-    """Remove a partner. A running daemon sees it after a restart."""
+    """Remove a partner. A running daemon sees it after `conlora reload`."""
     from conlora.config import load_basics
     from conlora.errors import ConfigError
 
@@ -62,4 +63,4 @@ def remove(
     if Path(name).name != name or not target.exists():
         raise ConfigError(f"{target}: no such peer; `conlora peers` lists them")
     target.unlink()
-    console.print(f"removed {name}; restart a running daemon")
+    console.print(f"removed {name}; `conlora reload` tells a running daemon")

@@ -3,11 +3,12 @@
 Events go in as method calls, decisions come out as values; there is no clock and no I/O here, so that the simulation
 tests can drive hundreds of schedules through the very code that daemons run.
 
-A neighbour owns some buffer slots. Those that a plan names stay as they are until it is released, and the newest snapshot
-stays until the next one is complete; what arrives goes to another slot, piece by piece. So neither side ever waits or reads
-a half-written vector.
+A neighbour owns some buffer slots, those of its place. Those that a plan names stay as they are until it is released, and
+the newest snapshot stays until the next one is complete; what arrives goes to another slot, piece by piece. So neither side
+ever waits or reads a half-written vector.
 """
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -36,9 +37,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One neighbour's part in a mix."""
+    """One neighbour's part in a mix. place: whose slot it is, among those of all neighbours."""
 
     peer: str
+    place: int
     slot: int
     round: int
     weight: float
@@ -57,10 +59,10 @@ class Plan:
 
 @dataclass(slots=True)
 class _Edge:
+    place: int
     live: bool = False
     newest: Snapshot | None = None
     by_round: dict[int, Snapshot] = field(default_factory=dict)  # lockstep only: of this round and the next
-    held: Counter[int] = field(default_factory=Counter)  # plans that name a slot
 
 
 class Gossip:
@@ -69,7 +71,28 @@ class Gossip:
     def __init__(self, mode: Mode, peers: list[str]) -> None:
         self.mode = mode
         self.round = 0
-        self._edges = {peer: _Edge() for peer in peers}
+        self._edges: dict[str, _Edge] = {}
+        self._held: Counter[tuple[int, int]] = Counter()  # plans that name a slot of a place
+        for peer in peers:
+            self.add(peer)
+
+    def add(self, peer: str) -> None:
+        """Another neighbour, at the first place that nobody has; its edge is dead until `link_up`. Not in lockstep's rounds."""
+        taken = {edge.place for edge in self._edges.values()} | {place for place, _ in +self._held}
+        self._edges[peer] = _Edge(next(place for place in itertools.count() if place not in taken))
+
+    def remove(self, peer: str) -> None:
+        """No neighbour any more. Its place is free once no plan names it. Not in lockstep's rounds."""
+        del self._edges[peer]
+
+    def place(self, peer: str) -> int:
+        """Where a neighbour's slots are."""
+        return self._edges[peer].place
+
+    @property
+    def places(self) -> int:
+        """So many of them, from the first, are needed for the neighbours of now."""
+        return max((edge.place + 1 for edge in self._edges.values()), default=0)
 
     @property
     def degree(self) -> int:
@@ -117,7 +140,7 @@ class Gossip:
         needed = {snapshot.slot for snapshot in edge.by_round.values()}
         if edge.newest is not None:
             needed.add(edge.newest.slot)
-        return next(slot for slot in range(SLOTS_PER_NEIGHBOUR) if slot not in needed and not edge.held[slot])
+        return next(s for s in range(SLOTS_PER_NEIGHBOUR) if s not in needed and not self._held[edge.place, s])
 
     def received(self, peer: str, round_: int, degree: int, slot: int) -> None:
         """A checked snapshot now lies in `slot`."""
@@ -145,12 +168,12 @@ class Gossip:
             snapshot = edge.newest if self.mode is Mode.ASYNC else edge.by_round[round_]
             if snapshot is None:
                 continue
-            edge.held[snapshot.slot] += 1
+            self._held[edge.place, snapshot.slot] += 1
             weight = metropolis_weight(self.degree, snapshot.degree)
-            contributions.append(Contribution(peer, snapshot.slot, snapshot.round, weight))
+            contributions.append(Contribution(peer, edge.place, snapshot.slot, snapshot.round, weight))
         return Plan(round_, tuple(contributions))
 
     def release(self, plan: Plan) -> None:
         """The slots of the plan have been read. Of plans, two at most may be out at a time."""
         for contribution in plan.contributions:
-            self._edges[contribution.peer].held[contribution.slot] -= 1
+            self._held[contribution.place, contribution.slot] -= 1

@@ -92,10 +92,14 @@ class Sketchbook:
         """
         self._tell_own = tell_own
         self._own_id = own_id
-        self._welcome = {own_id, *peers}
+        self.welcome(peers)
         self._record_bytes = record_bytes
         self._held: dict[str, _Held] = {}
         self._debts: dict[str, _Debt] = {}
+
+    def welcome(self, peers: list[str]) -> None:
+        """These are the configured peers from now on, whose records are taken in whatever others there are."""
+        self._welcome = {self._own_id, *peers}
 
     def put(self, record: Record, age: float, now: float) -> bool:
         """Takes a record in, and says whether it was news: newer than what is held, and not too old to count."""

@@ -70,7 +70,6 @@ class Exchange:
         self.formats: Formats = {}
         self._gossip = Gossip(mode, [peer.node_id for peer in peers])
         self._names = {peer.node_id: peer.name for peer in peers}
-        self._index = {peer.node_id: i for i, peer in enumerate(peers)}
         self._deadline = deadline_seconds
         self._arena: Arena | None = None
         self._outbox: Outbox | None = None
@@ -86,11 +85,26 @@ class Exchange:
 
     def open(self, schema: Schema, meter: Meter) -> None:
         """Gives the arena its size."""
-        os.ftruncate(self.memory, arena_bytes(schema.size, len(self._index)))
-        self._arena = Arena(self.memory, schema.size, len(self._index))
+        os.ftruncate(self.memory, arena_bytes(schema.size, self._gossip.places))
+        self._arena = Arena(self.memory, schema.size)
         self._outbox = Outbox(self._arena, MAILBOX_DEPTH[self._gossip.mode])
         self._meter = meter
         self.formats = {encoding.value: Format(schema, encoding) for encoding in Encoding}
+
+    def change(
+        self, peers: list[Peer], deadline_seconds: float, encoding_for: Callable[[str], Encoding | None]
+    ) -> None:
+        """Takes on what may change while training goes on; see `__init__`. Peers that are left out have no link any more."""
+        self._deadline, self._encoding_for = deadline_seconds, encoding_for
+        before, self._names = self._names, {peer.node_id: peer.name for peer in peers}
+        for gone in before.keys() - self._names.keys():
+            self._gossip.remove(gone)
+            for of_a_peer in (self.weights, self.last_mix, self._kept, self._received_at):
+                of_a_peer.pop(gone, None)
+        for added in self._names.keys() - before.keys():
+            self._gossip.add(added)
+        if self._arena:
+            self._arena.make_room(self._gossip.places)
 
     def go_on(self, rounds_mixed: int) -> None:
         """A trainer begins, with a model that has mixed so many rounds."""
@@ -163,24 +177,20 @@ class Exchange:
         self._mix = Mix(self._published, plan, self.outbox.plan(kept), kept, measured)
         return self._mix
 
-    def position(self, peer: str) -> int:
-        """A peer's index in the arena."""
-        return self._index[peer]
-
     def mixed(self) -> Mix:
         """The trainer has mixed. Returns what, for `measure` if it is to be measured, else for `release`."""
         mix = self._mix
         assert mix is not None
         self._mix = self._published = None
         self._measuring |= mix.measured
-        self.weights = {contribution.peer: contribution.weight for contribution in mix.plan.contributions}
+        self.weights = {c.peer: c.weight for c in mix.plan.contributions if c.peer in self._names}
         return mix
 
     async def measure(self, mix: Mix) -> list[EdgeFigures]:
         """The figures of all edges of a mix."""
         assert self._meter is not None
         try:
-            others = [self.arena.inbox(self._index[c.peer], c.slot) for c in mix.plan.contributions]
+            others = [self.arena.inbox(c.place, c.slot) for c in mix.plan.contributions]
             measured = await asyncio.to_thread(
                 self._meter.measure, mix.published.vector, self.arena.own(mix.slot), others
             )
@@ -189,7 +199,7 @@ class Exchange:
             self.release(mix)
         edges = zip(mix.plan.contributions, measured.errors, strict=True)
         figures = [EdgeFigures(contribution, total(layers), layers) for contribution, layers in edges]
-        self.last_mix = {f.contribution.peer: f for f in figures}
+        self.last_mix = {f.contribution.peer: f for f in figures if f.contribution.peer in self._names}
         self._observatory.mixed(mix.plan.round, measured.before, measured.after)
         return figures
 
@@ -211,13 +221,13 @@ class Exchange:
         """See `net.reception.Receiver`."""
         if not self._gossip.accepts(peer.node_id, header.round):
             return None  # lockstep: sent once more after a new link
-        index, newest = self._index[peer.node_id], self._gossip.newest(peer.node_id)
+        place, newest = self._gossip.place(peer.node_id), self._gossip.newest(peer.node_id)
         if header.base and (newest is None or self._kept.get(peer.node_id) != header.base):
             return None  # a difference to what another link has overtaken, or this node has forgotten
-        base = self.arena.inbox(index, newest.slot) if header.base and newest else None
+        base = self.arena.inbox(place, newest.slot) if header.base and newest else None
         self._cancel_landing(peer)
         slot = self._gossip.slot_for(peer.node_id)
-        landing = self._landings[peer.node_id] = Landing(slot, self.arena.inbox(index, slot), base)
+        landing = self._landings[peer.node_id] = Landing(slot, self.arena.inbox(place, slot), base)
         return landing
 
     def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:

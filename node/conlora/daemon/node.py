@@ -8,55 +8,58 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from dataclasses import asdict
 from pathlib import Path
 
 import structlog
 
 from conlora import __version__
-from conlora.config import NodeConfig
+from conlora.config import NodeConfig, load_config
 from conlora.core.consensus import amplification
 from conlora.daemon.background import background
 from conlora.daemon.card import model_card
+from conlora.daemon.changes import changes, check_encodings
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import export
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
-from conlora.errors import ConfigError, StateError
+from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
-from conlora.net.identity import load_identity, load_peers
+from conlora.net.identity import Peer, load_identity, load_peers
 from conlora.net.mesh import Mesh, PeerState
-from conlora.net.status import ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
+from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
 from conlora.store.history import History
 
 log = structlog.get_logger()
 
 
-def run_node(config: NodeConfig, paused: bool = False) -> None:
+def run_node(path: Path, paused: bool = False) -> None:
     """Runs a node in the foreground until it is stopped.
 
-    paused: load the model and link up, but wait for `resume` before the first step. Raises ConLoRAError.
+    path: of its configuration. paused: load the model and link up, but wait for `resume` before the first step. Raises
+    ConLoRAError.
     """
+    config = load_config(path)
     with locked(config.state_dir), background() as spawner, History(config.state_dir / "history.db") as history:
-        asyncio.run(_run(config, history, spawner, paused))
+        asyncio.run(_run(path, config, history, spawner, paused))
 
 
-async def _run(config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
-    await Node(config, history, spawner, paused).run()
+async def _run(path: Path, config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
+    await Node(path, config, history, spawner, paused).run()
 
 
 class Node:
     """A running node. Implements `net.admin.Operations`."""
 
-    def __init__(self, config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
-        """spawner: starts processes. Needs a running event loop. Raises ConfigError for a damaged identity or card."""
+    def __init__(self, path: Path, config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
+        """path: where config is read from again. spawner: starts processes. Needs a running event loop. Raises ConfigError
+        for a damaged identity or card.
+        """
+        self._path = path
         self._config = config
         self._identity = load_identity(config.identity_dir)
-        peers = load_peers(config.peers_dir, self._identity.node_id)
-        if strangers := config.exchange.encodings.keys() - {peer.name for peer in peers}:
-            raise ConfigError(
-                f"exchange.encodings: {', '.join(sorted(strangers))} is no peer's name; the cards in {config.peers_dir} have them"
-            )
+        peers = self._read_peers(config)
         mode = config.federation.mode
         self._history = history
         self._observatory = Observatory(self._identity, config.name, peers, config.observing.sketched)
@@ -66,7 +69,6 @@ class Node:
         self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode])
         self._supervisor = Supervisor(
             config,
-            [peer.node_id for peer in peers],
             self._exchange,
             self._observatory,
             history,
@@ -79,11 +81,19 @@ class Node:
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._trained = asyncio.Event()
+        self._changing = asyncio.Lock()  # one operator at a time
+        self._reloading: asyncio.Task[None] | None = None  # by a signal
+
+    def _read_peers(self, config: NodeConfig) -> list[Peer]:
+        peers = load_peers(config.peers_dir, self._identity.node_id)
+        check_encodings(config, peers)
+        return peers
 
     async def run(self) -> None:
         """Serves until `stop` or SIGTERM, also after the last round. Raises ConLoRAError where the node can't go on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._begin_stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_reload)
         await self._admin.start()
         try:
             with self._metrics():
@@ -101,7 +111,8 @@ class Node:
         return metrics_endpoint(self._config.observing.metrics, self)
 
     async def _serve(self) -> None:
-        await self._mesh.listen(self._config.listen)
+        if self._mesh.states:
+            await self._mesh.listen(self._config.listen)
         log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
         try:
             await self._supervisor.run()
@@ -112,6 +123,13 @@ class Node:
     def _begin_stop(self) -> None:
         self._stop.set()
         self._supervisor.stop()
+
+    def _begin_reload(self) -> None:
+        async def reload() -> None:
+            with contextlib.suppress(ConLoRAError):  # it is in the log
+                await self.reload()
+
+        self._reloading = asyncio.create_task(reload())
 
     def status(self) -> NodeStatus:
         """See `net.admin.Operations`."""
@@ -221,6 +239,33 @@ class Node:
         await self._trained.wait()
         checkpoint = self._supervisor.last_checkpoint
         return (checkpoint.path if checkpoint else None), self._supervisor.progress.round
+
+    async def reload(self) -> Changes:
+        """See `net.admin.Operations`."""
+        async with self._changing:
+            try:
+                made = await self._reload()
+            except ConLoRAError as error:
+                log.error("not reloaded", reason=str(error))
+                raise
+        log.info("reloaded", **asdict(made))
+        return made
+
+    async def _reload(self) -> Changes:
+        """Whatever may fail comes before the first change."""
+        if self._stop.is_set():
+            raise Refused("nothing was reloaded: the node is stopping")
+        config = await asyncio.to_thread(load_config, self._path)
+        before, peers = [state.peer for state in self._mesh.states.values()], self._read_peers(config)
+        made = changes(self._config, before, config, peers)
+        if peers:
+            await self._mesh.listen(config.listen)
+        await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
+        self._observatory.change(peers)
+        self._exchange.change(peers, config.federation.sync_deadline_seconds, config.exchange.encoding_for)
+        self._mesh.change(peers)
+        self._config = config
+        return made
 
 
 @contextlib.contextmanager

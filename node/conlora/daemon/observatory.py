@@ -52,6 +52,12 @@ class Observatory:
         peers = [peer.node_id for peer in self._peers]
         self._book = Sketchbook(self._identity.node_id, peers, self._scribe.record_bytes, self._sketched)
 
+    def change(self, peers: list[Peer]) -> None:
+        """The node has these peers from now on."""
+        self._peers = peers
+        if self._book:
+            self._book.welcome([peer.node_id for peer in peers])
+
     @property
     def max_sketch_bytes(self) -> int:
         """See `net.reception.Receiver`."""

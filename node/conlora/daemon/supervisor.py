@@ -62,7 +62,6 @@ class Supervisor:
     def __init__(
         self,
         config: NodeConfig,
-        peer_ids: list[str],
         exchange: Exchange,
         observatory: Observatory,
         history: History,
@@ -80,7 +79,6 @@ class Supervisor:
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
         self.last_checkpoint: Checkpoint | None = None
         self._config = config
-        self._peer_ids = peer_ids
         self._exchange = exchange
         self._observatory = observatory
         self._history = history
@@ -185,7 +183,6 @@ class Supervisor:
         trainer.send(
             messages.Setup(
                 config=self._config.model_dump(mode="json"),
-                peers=self._peer_ids,
                 staging=str(self.checkpoints.staging),
                 resume_from=str(resume.path) if resume else None,
                 round=resume.round if resume else 0,
@@ -305,7 +302,7 @@ class Supervisor:
         exchange = self._exchange
         mix = await exchange.plan(round_)
         items = [
-            messages.Contribution(peer=exchange.position(c.peer), slot=c.slot, weight=c.weight)
+            messages.Contribution(peer=c.place, slot=c.slot, weight=c.weight)
             for c in (mix.plan.contributions if mix else ())
         ]
         publish = exchange.outbox.next_slot

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from conlora.errors import ConfigError, ConLoRAError
 from conlora.net.conversion import to_message
-from conlora.net.status import ConsensusView, NodeStatus, RoundRecord
+from conlora.net.status import Changes, ConsensusView, NodeStatus, RoundRecord
 from conlora.v1 import admin_pb2 as pb
 from conlora.v1 import admin_pb2_grpc
 
@@ -55,6 +55,10 @@ class Operations(Protocol):
 
     async def stop(self) -> tuple[Path | None, int]:
         """Ends the node; returns the last checkpoint, if any, and the round."""
+        ...
+
+    async def reload(self) -> Changes:
+        """Reads cards and configuration again; returns what differs now."""
         ...
 
 
@@ -147,6 +151,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """See admin.proto."""
         path, round_ = await _answered(self._node.stop(), context)
         return pb.StopReply(checkpoint=str(path or ""), round=round_)
+
+    async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadReply:
+        """See admin.proto."""
+        return to_message(await _answered(self._node.reload(), context), pb.ReloadReply())
 
 
 async def _answered(operation: Awaitable[T], context: Any) -> T:

@@ -7,7 +7,7 @@ import grpc
 
 from conlora.errors import NodeUnreachable, Refused
 from conlora.net.conversion import from_message
-from conlora.net.status import ConsensusView, NodeStatus, RoundRecord
+from conlora.net.status import Changes, ConsensusView, NodeStatus, RoundRecord
 from conlora.v1 import admin_pb2 as pb
 from conlora.v1 import admin_pb2_grpc
 
@@ -66,6 +66,10 @@ class AdminClient:
         """Waits until the last checkpoint is written, then the daemon leaves; returns path (if any) and round."""
         reply = self._call(self._stub.Stop, pb.StopRequest(), SLOW_SECONDS)
         return (Path(reply.checkpoint) if reply.checkpoint else None), reply.round
+
+    def reload(self) -> Changes:
+        """Has the node read its peers' cards and its configuration again; returns what differs now."""
+        return from_message(self._call(self._stub.Reload, pb.ReloadRequest(), SLOW_SECONDS), Changes)
 
     def _call(self, method: Any, request: Any, seconds: float) -> Any:
         if not self._socket.exists():

@@ -1,6 +1,6 @@
 """TLS for links: mutual, TLS 1.3, and who a peer is comes from its certificate alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import grpc
 from cryptography import x509
@@ -21,10 +21,24 @@ SERVICE_OPTIONS = [
 ]
 
 
-def accepting_credentials(identity: Identity, peers: Iterable[Peer]) -> grpc.ServerCredentials:
-    """Admits exactly the certificates of configured peers."""
-    roots = b"".join(peer.certificate for peer in peers)
-    return grpc.ssl_server_credentials([(identity.key, identity.certificate)], roots, require_client_auth=True)
+def accepting_credentials(identity: Identity, peers: Callable[[], Iterable[Peer]]) -> grpc.ServerCredentials:
+    """Admits exactly the certificates of configured peers. peers: those of now; asked for each caller, in any thread."""
+    pair = [(identity.key, identity.certificate)]
+    known: bytes
+
+    def now() -> bytes:
+        # TLS needs somebody to trust. This node's own certificate admits nobody: a node is no peer of itself.
+        return b"".join(peer.certificate for peer in peers()) or identity.certificate
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal known
+        if known == (known := now()):
+            return None  # gRPC goes on with what it has
+        return grpc.ssl_server_certificate_configuration(pair, known)
+
+    known = now()
+    first = grpc.ssl_server_certificate_configuration(pair, known)
+    return grpc.dynamic_ssl_server_credentials(first, newer, True)  # type: ignore[arg-type]  # None is allowed
 
 
 def dialling_credentials(identity: Identity, peer: Peer) -> tuple[grpc.ChannelCredentials, list[tuple[str, object]]]:

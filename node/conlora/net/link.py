@@ -85,6 +85,12 @@ class Link:
         """From publishing until the other side had the last snapshot, checked; None before the first."""
         return self._sender.delivery_seconds if self._sender else None
 
+    def change(self, peer: Peer, receiver: Receiver) -> None:
+        """The peer's card has changed, or what it is to be sent snapshots in."""
+        self.peer = peer
+        if self._sender:
+            self._sender.use(self._encoding(receiver))
+
     def offer(self, snapshot: Outgoing) -> None:
         """Gives the link a snapshot to send when it can."""
         self._mailbox.put(snapshot)

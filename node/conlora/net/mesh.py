@@ -4,21 +4,28 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 import structlog
 
 from conlora.core.federation import FederationSettings
-from conlora.errors import ConfigError, PeerError, SettingsMismatch
+from conlora.errors import PeerError, SettingsMismatch
 from conlora.net import wire
-from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, caller_id
+from conlora.net.credentials import accepting_credentials, caller_id
 from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link, LinkClosed
 from conlora.net.reception import Counts, Receiver
-from conlora.net.streams import SERVICE, AcceptedStream, FrameStream, ServicerContext, WrongCertificate, dialled_stream
+from conlora.net.streams import (
+    AcceptedStream,
+    FrameStream,
+    ServicerContext,
+    WrongCertificate,
+    dialled_stream,
+    open_port,
+)
 from conlora.net.transfers import Outgoing
 from conlora.net.wire import Goodbye
 
@@ -69,6 +76,7 @@ class Mesh:
 
     def __init__(self, name: str, identity: Identity, peers: list[Peer], node: Node, depth: int) -> None:
         """depth: snapshots that may wait for a link, 1 in async mode and 2 in lockstep."""
+        # Replaced when peers change, and never changed itself: TLS reads it in other threads.
         self.states = {peer.node_id: PeerState(peer) for peer in peers}
         self._name = name
         self._identity = identity
@@ -79,23 +87,15 @@ class Mesh:
         self._ready = asyncio.Event()
         self._links_changed = asyncio.Condition()
         self._service: grpc.aio.Server | None = None
-        self._dialling: list[asyncio.Task[None]] = []
+        self._dialling: dict[str, asyncio.Task[None]] = {}
         self._closing = False
 
     async def listen(self, address: str) -> None:
-        """Opens the peer port. Raises ConfigError where the address can't be taken. Without peers there is none."""
-        if not self.states:
+        """Opens the peer port, if it is not open yet. Raises ConfigError where the address can't be taken."""
+        if self._service:
             return
-        self._service = grpc.aio.server(options=SERVICE_OPTIONS)
-        self._service.add_generic_rpc_handlers((_peer_service(self),))
-        credentials = accepting_credentials(self._identity, [state.peer for state in self.states.values()])
-        try:
-            self._service.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"listen: {address} can't be used; it may be taken by another program, or not be an address of this machine"
-            ) from error
-        await self._service.start()
+        credentials = accepting_credentials(self._identity, lambda: [state.peer for state in self.states.values()])
+        self._service = await open_port(address, credentials, self.accept)
 
     def begin(self, settings: FederationSettings) -> None:
         """Starts dialling, and answering those who dial, now that the settings to compare are known."""
@@ -103,11 +103,38 @@ class Mesh:
             return
         self._settings = settings
         self._ready.set()
-        for state in self.states.values():
+        self._dial_all()
+
+    async def part(self, node_ids: Collection[str]) -> None:
+        """Says good-bye to some peers, which are none any more."""
+        gone = [state for node_id, state in self.states.items() if node_id in node_ids]
+        self.states = {node_id: state for node_id, state in self.states.items() if node_id not in node_ids}
+        await self._end(gone, wire.PARTING)
+
+    def change(self, peers: list[Peer]) -> None:
+        """Has exactly these peers from now on, and dials at once those that are down. First `part` from those left out."""
+        states = {peer.node_id: self.states.get(peer.node_id) or PeerState(peer) for peer in peers}
+        for peer in peers:
+            state = states[peer.node_id]
+            state.peer = peer
+            if state.link:
+                state.link.change(peer, self._node)
+        self.states = states
+        self._dial_all()
+
+    def _dial_all(self) -> None:
+        """Keeps every edge dialled whose peer has an address, beginning now where there is no link."""
+        if self._settings is None or self._closing:
+            return
+        for node_id, state in self.states.items():
+            task = self._dialling.get(node_id)
+            if task and not task.done() and state.link:
+                continue  # it watches over the link, or is the link; what has changed counts for the next one
+            if task:
+                task.cancel()
             if state.peer.address:
-                task = asyncio.create_task(self._keep_dialled(state))
+                self._dialling[node_id] = task = asyncio.create_task(self._keep_dialled(state))
                 task.add_done_callback(_tell_if_failed)
-                self._dialling.append(task)
 
     def publish(self, snapshot: Outgoing) -> None:
         """Offers a snapshot to every live link."""
@@ -118,19 +145,28 @@ class Mesh:
     async def close(self) -> None:
         """Says good-bye on every link and closes the port."""
         self._closing = True
-        for state in self.states.values():
-            if state.link:
-                state.link.close(Goodbye.REASON_LEAVING, wire.LEAVING)
-        try:
-            async with asyncio.timeout(wire.GOODBYE_SECONDS):
-                await self._until(lambda: all(state.link is None for state in self.states.values()))
-        except TimeoutError:
-            log.warning("a peer took no good-bye", seconds=wire.GOODBYE_SECONDS)
-        for task in self._dialling:
-            task.cancel()
-        await asyncio.gather(*self._dialling, return_exceptions=True)
+        await self._end(self.states.values(), wire.LEAVING)
         if self._service:
             await self._service.stop(grace=0.2)
+
+    async def _end(self, states: Collection[PeerState], detail: str) -> None:
+        """Ends these edges, with a good-bye where the other side takes it. They must not be given new links meanwhile."""
+        for state in states:
+            if state.link:
+                state.link.close(Goodbye.REASON_LEAVING, detail)
+        try:
+            async with asyncio.timeout(wire.GOODBYE_SECONDS):
+                await self._until(lambda: all(state.link is None for state in states))
+        except TimeoutError:
+            log.warning("a peer took no good-bye", seconds=wire.GOODBYE_SECONDS)
+        tasks = [task for state in states if (task := self._dialling.pop(state.peer.node_id, None))]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for state in states:
+            if link := state.link:  # which the other side had dialled
+                link.discard()
+                await self._dismiss(state, link)
 
     async def accept(self, context: ServicerContext) -> None:
         """A configured peer, or somebody else, has dialled."""
@@ -150,10 +186,12 @@ class Mesh:
         await self._converse(state, AcceptedStream(state.peer.name, context), dialled=False)
 
     async def _keep_dialled(self, state: PeerState) -> None:
-        """Keeps a link to one peer alive for as long as the node runs."""
+        """Keeps a link to one peer alive for as long as it has an address and the node takes links."""
         delay = FIRST_RETRY_SECONDS
         while not self._closing:
             await self._until(lambda: state.link is None)
+            if not state.peer.address:
+                return
             started = time.monotonic()
             await self._dial(state)
             if time.monotonic() - started > LONGEST_RETRY_SECONDS:
@@ -165,7 +203,8 @@ class Mesh:
                     await self._until(lambda: state.link is not None)
             except TimeoutError:
                 delay = min(delay * 2, LONGEST_RETRY_SECONDS)
-            state.retry_at = 0.0
+            finally:
+                state.retry_at = 0.0
 
     async def _dial(self, state: PeerState) -> None:
         async with dialled_stream(self._identity, state.peer) as stream:
@@ -203,7 +242,7 @@ class Mesh:
         When both sides dial at once, both keep the link that the node with the smaller id dialled. A link from a new
         start of the peer's daemon always wins: the old one is a leftover.
         """
-        if self._closing:
+        if self._closing or self.states.get(state.peer.node_id) is not state:
             await link.part(wire.goodbye(Goodbye.REASON_LEAVING, wire.LEAVING))
             raise LinkClosed(Goodbye.REASON_LEAVING, wire.LEAVING)
         current = state.link
@@ -243,16 +282,6 @@ class Mesh:
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._links_changed:
             await self._links_changed.wait_for(condition)
-
-
-def _peer_service(mesh: Mesh) -> "grpc.GenericRpcHandler[Any, Any]":
-    """What the peer port offers, and nothing else. Frames come as bytes: it is ours to refuse what is no frame."""
-
-    async def link(_requests: Any, context: ServicerContext) -> None:
-        await mesh.accept(context)
-
-    handler = grpc.stream_stream_rpc_method_handler(link)
-    return grpc.method_handlers_generic_handler(SERVICE, {"Link": handler})
 
 
 def _tell_if_failed(task: asyncio.Task[None]) -> None:

@@ -118,6 +118,16 @@ class ConsensusView:
 
 
 @dataclass(slots=True)
+class Changes:
+    """See ReloadReply in admin.proto."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    keys: list[str]
+
+
+@dataclass(slots=True)
 class RoundRecord:
     """See RoundRecord in admin.proto."""
 

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from conlora.errors import PeerError, ProtocolError
+from conlora.errors import ConfigError, PeerError, ProtocolError
 from conlora.net import wire
-from conlora.net.credentials import dialling_credentials
+from conlora.net.credentials import SERVICE_OPTIONS, dialling_credentials
 from conlora.net.identity import Identity, Peer
 from conlora.net.wire import Frame
 from conlora.v1 import peer_pb2
@@ -62,6 +62,28 @@ class AcceptedStream(FrameStream):
 
     def __init__(self, peer_name: str, context: ServicerContext) -> None:
         super().__init__(peer_name, context.read, context.write)
+
+
+async def open_port(
+    address: str, credentials: grpc.ServerCredentials, accept: Callable[[ServicerContext], Awaitable[None]]
+) -> grpc.aio.Server:
+    """Opens the peer port, which offers the peer service and nothing else. Raises ConfigError where it can't be opened."""
+
+    async def link(_requests: Any, context: ServicerContext) -> None:
+        await accept(context)
+
+    service = grpc.aio.server(options=SERVICE_OPTIONS)
+    # Frames come as bytes: it is ours to refuse what is no frame.
+    handler = grpc.stream_stream_rpc_method_handler(link)
+    service.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Link": handler}),))
+    try:
+        service.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"listen: {address} can't be used; it may be taken by another program, or not be an address of this machine"
+        ) from error
+    await service.start()
+    return service
 
 
 @contextlib.asynccontextmanager

@@ -88,6 +88,10 @@ class Sender:
         """What the next snapshot is sent in."""
         return self._fixed or self._pace.encoding
 
+    def use(self, encoding: Encoding | None) -> None:
+        """Sends the next snapshots in that; None lets the pace decide."""
+        self._fixed = encoding
+
     def published(self) -> None:
         """There is a newer snapshot to send."""
         now = time.monotonic()

@@ -126,7 +126,7 @@ class Guest:
         self._adapted = adapted
         self._gossip = Gossip(
             adapted,
-            self._arena(adapted),
+            Arena(self._memory, adapted.shared.size) if self._memory is not None else None,
             self._channel,
             publish=layout.publish,
             local_steps=self.config.training.local_steps,
@@ -137,14 +137,6 @@ class Guest:
         if self._gossip.round_is_over(self._step) and not self._channel.stopping:
             self._gossip.exchange()  # which a stop had cut off
         return adapted.model
-
-    def _arena(self, adapted: Adapted) -> Arena | None:
-        if self._memory is None:
-            return None
-        arena = Arena(self._memory, adapted.shared.size, len(self._setup.peers))
-        os.close(self._memory)  # it is mapped
-        self._memory = None
-        return arena
 
     def step(self, loss: float | None = None) -> bool:
         """To be called after each optimizer step; mixes where a round is over. Returns `finished`.

@@ -21,7 +21,6 @@ class Setup(BaseModel):
 
     type: Literal["setup"] = "setup"
     config: dict[str, Any]
-    peers: list[str] = Field(description="node ids in arena order")
     staging: str = Field(description="directory that checkpoints are written to")
     resume_from: str | None = Field(description="a sealed checkpoint")
     round: int = Field(description="rounds that the checkpoint has mixed")
@@ -39,7 +38,7 @@ class Layout(BaseModel):
 class Contribution(BaseModel):
     """A neighbour's snapshot in the arena, and its weight in this mix."""
 
-    peer: int = Field(description="index into Setup.peers")
+    peer: int = Field(description="its place in the arena, which may have grown")
     slot: int
     weight: float
 

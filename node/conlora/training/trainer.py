@@ -29,6 +29,7 @@ def main(channel_descriptor: int, memory: int) -> None:
     # Signals are for the daemon, which ends this process in good order; a terminal or systemd sends them to both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=channel_descriptor))
     setup = channel.expect(Setup)
     try:
@@ -62,7 +63,7 @@ def run(channel: Channel, setup: Setup, memory: int | None) -> bool:
         )
     )
     layout = channel.expect(Layout)
-    arena = Arena(memory, built.shared.size, len(setup.peers)) if memory is not None else None
+    arena = Arena(memory, built.shared.size) if memory is not None else None
     if setup.round >= config.training.rounds:
         return True
     gossip = Gossip(

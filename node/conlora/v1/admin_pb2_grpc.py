@@ -74,6 +74,11 @@ class AdminStub:
                 request_serializer=conlora_dot_v1_dot_admin__pb2.StopRequest.SerializeToString,
                 response_deserializer=conlora_dot_v1_dot_admin__pb2.StopReply.FromString,
                 _registered_method=True)
+        self.Reload = channel.unary_unary(
+                '/conlora.v1.Admin/Reload',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.ReloadReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -130,6 +135,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reload(self, request, context):
+        """reads the peers' cards and the configuration again
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +184,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=conlora_dot_v1_dot_admin__pb2.StopRequest.FromString,
                     response_serializer=conlora_dot_v1_dot_admin__pb2.StopReply.SerializeToString,
+            ),
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.ReloadRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.ReloadReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -390,6 +407,33 @@ class Admin:
             '/conlora.v1.Admin/Stop',
             conlora_dot_v1_dot_admin__pb2.StopRequest.SerializeToString,
             conlora_dot_v1_dot_admin__pb2.StopReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/Reload',
+            conlora_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.ReloadReply.FromString,
             options,
             channel_credentials,
             insecure,
