@@ -45,8 +45,8 @@ def node(identity: Identity, mode: Mode) -> Exchange:
     return exchange
 
 
-def arrive(exchange: Exchange, peer: Peer, round_: int, id_: int = 1) -> int:
-    header = SnapshotHeader(round=round_, degree=2, id=id_)
+def arrive(exchange: Exchange, peer: Peer, round_: int, id_: int = 1, radius: float | None = None) -> int:
+    header = SnapshotHeader(round=round_, degree=2, id=id_, radius=radius)
     landing = exchange.snapshot_begins(peer, header)
     assert landing is not None
     landing.out[:] = round_
@@ -68,7 +68,7 @@ async def mixed(exchange: Exchange, round_: int) -> Mix:
     assert mix is not None
     assert [c.round for c in mix.plan.contributions] == [round_, round_]
     exchange.arena.own(mix.slot)[:] = 100 + round_
-    assert exchange.mixed() is mix
+    assert exchange.mixed([c.weight for c in mix.plan.contributions]) == mix
     return mix
 
 
@@ -97,6 +97,20 @@ async def test_few_slots_are_used_where_nothing_is_slow(exchange: Exchange) -> N
         await exchange.measure(mix)
         used |= {mix.slot, exchange.outbox.next_slot}
     assert len(used) <= 4
+
+
+async def test_a_neighbours_radius_goes_to_the_trainer_and_its_weights_come_back(exchange: Exchange) -> None:
+    exchange.arena.own(exchange.outbox.next_slot)[:] = 0
+    assert exchange.publish(1, radius=0.5).radius == 0.5
+    arrive(exchange, PEERS[0], 1, radius=0.0)
+    arrive(exchange, PEERS[1], 1)
+    mix = await exchange.plan(1)
+    assert mix is not None
+    assert [c.radius for c in mix.plan.contributions] == [0.0, None]
+    mixed = exchange.mixed([0.0, 0.25])
+    assert [c.weight for c in mixed.plan.contributions] == [0.0, 0.25]
+    assert exchange.weights == {PEERS[0].node_id: 0.0, PEERS[1].node_id: 0.25}
+    exchange.release(mixed)
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -27,11 +27,12 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A neighbour's vector as it lies in a slot: the sender's round, and its degree when it published."""
+    """A neighbour's vector as it lies in a slot: the sender's round, its degree when it published, and where it clips."""
 
     round: int
     degree: int
     slot: int
+    radius: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Contribution:
     slot: int
     round: int
     weight: float
+    radius: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,10 @@ class Gossip:
             needed.add(edge.newest.slot)
         return next(slot for slot in range(SLOTS_PER_NEIGHBOUR) if slot not in needed and not edge.held[slot])
 
-    def received(self, peer: str, round_: int, degree: int, slot: int) -> None:
+    def received(self, peer: str, round_: int, degree: int, slot: int, radius: float | None = None) -> None:
         """A checked snapshot now lies in `slot`."""
         edge = self._edges[peer]
-        edge.newest = Snapshot(round_, degree, slot)
+        edge.newest = Snapshot(round_, degree, slot, radius)
         if self.mode is Mode.SYNC:
             edge.by_round[round_] = edge.newest
 
@@ -147,7 +149,7 @@ class Gossip:
                 continue
             edge.held[snapshot.slot] += 1
             weight = metropolis_weight(self.degree, snapshot.degree)
-            contributions.append(Contribution(peer, snapshot.slot, snapshot.round, weight))
+            contributions.append(Contribution(peer, snapshot.slot, snapshot.round, weight, snapshot.radius))
         return Plan(round_, tuple(contributions))
 
     def release(self, plan: Plan) -> None:

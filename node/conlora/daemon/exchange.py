@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conlora.core.consensus import EdgeError, total
 from conlora.core.encoding import Encoding, Format
@@ -116,10 +116,10 @@ class Exchange:
         """Edges that count for this node's weights."""
         return self._gossip.degree
 
-    def publish(self, round_: int) -> Outgoing:
-        """Takes what the trainer has written, and returns it for the links."""
+    def publish(self, round_: int, radius: float | None = None) -> Outgoing:
+        """Takes what the trainer has written, and returns it for the links. radius: what this node clips at."""
         self._end_round()
-        self._published = self.outbox.publish(round_, self._gossip.degree).hold()
+        self._published = self.outbox.publish(round_, self._gossip.degree, radius).hold()
         self._gossip.published(round_)
         return self._published
 
@@ -167,14 +167,19 @@ class Exchange:
         """A peer's index in the arena."""
         return self._index[peer]
 
-    def mixed(self) -> Mix:
-        """The trainer has mixed. Returns what, for `measure` if it is to be measured, else for `release`."""
+    def mixed(self, weights: list[float]) -> Mix:
+        """The trainer has mixed. Returns what, for `measure` if it is to be measured, else for `release`.
+
+        weights: of the contributions, which may have come to less than was planned.
+        """
         mix = self._mix
         assert mix is not None
         self._mix = self._published = None
         self._measuring |= mix.measured
-        self.weights = {contribution.peer: contribution.weight for contribution in mix.plan.contributions}
-        return mix
+        shares = zip(mix.plan.contributions, weights, strict=True)
+        contributions = tuple(replace(contribution, weight=weight) for contribution, weight in shares)
+        self.weights = {contribution.peer: contribution.weight for contribution in contributions}
+        return replace(mix, plan=replace(mix.plan, contributions=contributions))
 
     async def measure(self, mix: Mix) -> list[EdgeFigures]:
         """The figures of all edges of a mix."""
@@ -222,7 +227,8 @@ class Exchange:
 
     def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:
         """See `net.reception.Receiver`."""
-        self._gossip.received(peer.node_id, header.round, header.degree, landing.slot)
+        radius = header.radius if header.HasField("radius") else None
+        self._gossip.received(peer.node_id, header.round, header.degree, landing.slot, radius)
         self._kept[peer.node_id] = header.id
         self._received_at[peer.node_id] = time.monotonic()
         self._arrived.set()

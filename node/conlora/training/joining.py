@@ -128,6 +128,7 @@ class Guest:
             adapted,
             self._arena(adapted),
             self._channel,
+            screen=self.config.mixing.screen(),
             publish=layout.publish,
             local_steps=self.config.training.local_steps,
             rounds_mixed=self._setup.round,

@@ -42,6 +42,7 @@ class Contribution(BaseModel):
     peer: int = Field(description="index into Setup.peers")
     slot: int
     weight: float
+    radius: float | None = Field(None, description="what the neighbour clips at, if it does")
 
 
 class Contributions(BaseModel):
@@ -97,6 +98,7 @@ class Published(BaseModel):
 
     type: Literal["published"] = "published"
     round: int
+    radius: float | None = Field(None, description="what this node clips at, for its neighbours to know")
 
 
 class Mixed(BaseModel):
@@ -104,6 +106,7 @@ class Mixed(BaseModel):
 
     type: Literal["mixed"] = "mixed"
     round: int
+    weights: list[float] = Field(description="of the contributions; robust mixing may have left less of them")
 
 
 class RoundDone(BaseModel):
