@@ -1,5 +1,8 @@
 """A node's snapshots between arena and links: which slots are used, and how long they stay as they are."""
 
+import asyncio
+import math
+
 import numpy as np
 import pytest
 from tests.meshes import SETTINGS
@@ -113,10 +116,29 @@ async def test_a_neighbours_radius_goes_to_the_trainer_and_its_weights_come_back
     exchange.release(mixed)
 
 
+async def test_the_last_round_is_measured_however_long_the_one_before_takes(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await mixed(exchange, 1)
+    assert before.measured
+    publish(exchange, 2)
+    for peer in PEERS:
+        arrive(exchange, peer, 2)
+    planning = asyncio.create_task(exchange.plan(2, last=True))
+    await asyncio.sleep(0)
+    assert not planning.done()
+    assert exchange._meter is not None
+    monkeypatch.setattr(exchange._meter, "_rest_until", math.inf)
+    await exchange.measure(before)
+    last = await planning
+    assert last is not None
+    assert last.measured
+
+
 @pytest.mark.parametrize("recorded", [False, True])
 async def test_what_is_recorded_stays_while_the_trainer_publishes(exchange: Exchange, recorded: bool) -> None:
     exchange.recorded = recorded
-    exchange._measuring = True
+    exchange._unmeasured.clear()
     mix = await mixed(exchange, 1)
     assert (mix.slot != exchange.outbox.next_slot) is recorded
     exchange.release(mix)

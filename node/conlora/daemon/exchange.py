@@ -77,7 +77,8 @@ class Exchange:
         self._meter: Meter | None = None
         self._published: Outgoing | None = None  # of the round under way
         self._mix: Mix | None = None  # likewise
-        self._measuring = False
+        self._unmeasured = asyncio.Event()  # no mix is being measured
+        self._unmeasured.set()
         self._landings: dict[str, Landing] = {}
         self._kept: dict[str, int] = {}  # id of each neighbour's newest snapshot
         self._received_at: dict[str, float] = {}
@@ -138,14 +139,19 @@ class Exchange:
         if mix.kept:
             self.outbox.release(mix.slot)
 
-    async def plan(self, round_: int) -> Mix | None:
-        """What to mix; lockstep waits for it. None when interrupted. Raises TrainingFailed after the deadline."""
+    async def plan(self, round_: int, last: bool = False) -> Mix | None:
+        """What to mix; lockstep waits for it. None when interrupted. Raises TrainingFailed after the deadline.
+
+        last: no round comes after it, so it is always measured: its figures are those that stay.
+        """
+        if last:
+            await self._unmeasured.wait()
         try:
             async with asyncio.timeout(self._deadline):
                 while not self._interrupted:
                     self._arrived.clear()
                     if (plan := self._gossip.plan(round_)) is not None:
-                        return self._begin_mix(plan)
+                        return self._begin_mix(plan, last)
                     await self._arrived.wait()
                 return None
         except TimeoutError:
@@ -155,10 +161,10 @@ class Exchange:
                 "neighbour has to take part: start the missing ones, or raise federation.sync_deadline_seconds"
             ) from None
 
-    def _begin_mix(self, plan: Plan) -> Mix:
+    def _begin_mix(self, plan: Plan, last: bool) -> Mix:
         assert self._meter is not None
         assert self._published is not None
-        measured = not self._measuring and self._meter.rested
+        measured = self._unmeasured.is_set() and (last or self._meter.rested)
         kept = measured or self.recorded
         self._mix = Mix(self._published, plan, self.outbox.plan(kept), kept, measured)
         return self._mix
@@ -175,7 +181,8 @@ class Exchange:
         mix = self._mix
         assert mix is not None
         self._mix = self._published = None
-        self._measuring |= mix.measured
+        if mix.measured:
+            self._unmeasured.clear()
         shares = zip(mix.plan.contributions, weights, strict=True)
         contributions = tuple(replace(contribution, weight=weight) for contribution, weight in shares)
         self.weights = {contribution.peer: contribution.weight for contribution in contributions}
@@ -190,7 +197,7 @@ class Exchange:
                 self._meter.measure, mix.published.vector, self.arena.own(mix.slot), others
             )
         finally:
-            self._measuring = False
+            self._unmeasured.set()
             self.release(mix)
         edges = zip(mix.plan.contributions, measured.errors, strict=True)
         figures = [EdgeFigures(contribution, total(layers), layers) for contribution, layers in edges]

@@ -303,7 +303,7 @@ class Supervisor:
     async def _answer(self, round_: int) -> None:
         """Gives the trainer its contributions, when lockstep has them all."""
         exchange = self._exchange
-        mix = await exchange.plan(round_)
+        mix = await exchange.plan(round_, last=round_ >= self._config.training.rounds)
         items = [
             messages.Contribution(peer=exchange.position(c.peer), slot=c.slot, weight=c.weight, radius=c.radius)
             for c in (mix.plan.contributions if mix else ())
