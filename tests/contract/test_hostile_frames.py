@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -54,8 +55,14 @@ class Inbox:
         self.vectors.append(landing.out)
 
 
-def header(nbytes: int = FP32.nbytes, round_: int = 1, encoding: str = "fp32", base: int = 0) -> Frame:
-    return Frame(snapshot=SnapshotHeader(round=round_, degree=1, nbytes=nbytes, encoding=encoding, id=7, base=base))
+def header(
+    nbytes: int = FP32.nbytes, round_: int = 1, encoding: str = "fp32", base: int = 0, radius: float | None = None
+) -> Frame:
+    return Frame(
+        snapshot=SnapshotHeader(
+            round=round_, degree=1, nbytes=nbytes, encoding=encoding, id=7, base=base, radius=radius
+        )
+    )
 
 
 def chunk(data: bytes) -> Frame:
@@ -95,6 +102,8 @@ VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
     "an announcement of nothing": ([header(0)], "announced a snapshot of 0 bytes"),
     "a round that nobody can reach": ([header(round_=2**63)], "round 9223372036854775808"),
     "an unknown encoding": ([header(encoding="zip")], "in an encoding that nobody knows"),
+    "a negative radius": ([header(radius=-1.0)], "announced a radius of -1.0"),
+    "a radius that is no number": ([header(radius=math.nan)], "announced a radius of nan"),
     "a second header midway": ([header(), header()], "snapshot where it has no place"),
     "a head that is too long": (
         [header(), chunk(FP32.header + b"x")],
@@ -244,11 +253,12 @@ async def test_whoever_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 small, uint64 = st.binary(max_size=300), st.integers(0, 2**64 - 1)
 any_frame = st.one_of(
     st.builds(
-        lambda n, r, encoding, base: [header(n, r, encoding, base)],
+        lambda n, r, encoding, base, radius: [header(n, r, encoding, base, radius)],
         st.just(FP32.nbytes) | st.integers(0, 400) | uint64,
         uint64,
         st.sampled_from([*FORMATS, "", "zip"]),
         uint64,
+        st.none() | st.floats(),
     ),
     small.map(lambda data: [chunk(data)]),
     st.binary(min_size=BODY.nbytes, max_size=BODY.nbytes).map(lambda data: [*HEAD, chunk(data), GOOD[-1]]),

@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from tests.families import FAMILIES, make_base, make_data
 
 from conlora.config import NodeConfig
+from conlora.core.robustness import Trust
 from conlora.core.schema import Role, TensorSpec, Vector
 from conlora.training.arena import Arena, arena_bytes, create_memory
 from conlora.training.channel import Channel
@@ -295,6 +296,7 @@ def run(config: NodeConfig, keep: Path, round_: int, resume: Path | None) -> tup
         built,
         arena,
         daemon.channel,
+        screen=Trust(),
         publish=(round_ + 1) % 2,
         local_steps=STEPS,
         rounds_mixed=round_,

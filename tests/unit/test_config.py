@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from conlora.config import NodeConfig, load_config
 from conlora.core.gossip import Mode
+from conlora.core.robustness import TrimmedMean, Trust
 from conlora.core.rules import RULES
 from conlora.core.schema import Role, Schema, TensorSpec
 from conlora.errors import ConfigError
@@ -99,6 +100,8 @@ MISTAKES = {
         "lora",
         "dropout: PEFT has none for target_parameters; leave out one of the two",
     ),
+    "a radius of nothing": ({"mixing.radius": 2.0}, "mixing", "radius: goes with robust: clipping; leave it out"),
+    "no such defence": ({"mixing.robust": "krum"}, "mixing.robust", "'clipping' or 'trimmed-mean', got 'krum'"),
     "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'"),
     "address without port": ({"advertise": "mercy.example"}, "advertise", "write host:port, such as 0.0.0.0:7443"),
     "address with a scheme": ({"listen": "https://a:1"}, "listen", "write host:port, such as 0.0.0.0:7443"),
@@ -199,6 +202,13 @@ def test_addresses(folder: Path, address: str) -> None:
 def test_the_learning_rate_is_the_rules_unless_given(folder: Path, rule: str) -> None:
     assert load(folder, {"federation.rule": rule}).learning_rate == RULES[rule].default_learning_rate
     assert load(folder, {"federation.rule": rule, "training.learning_rate": 0.125}).learning_rate == 0.125
+
+
+def test_the_defence_is_the_one_that_is_named(folder: Path) -> None:
+    assert isinstance(load(folder).mixing.screen(), Trust)
+    assert isinstance(load(folder, {"mixing.robust": "trimmed-mean"}).mixing.screen(), TrimmedMean)
+    assert load(folder, {"mixing.robust": "clipping"}).mixing.screen().radius is None
+    assert load(folder, {"mixing.robust": "clipping", "mixing.radius": 2.5}).mixing.screen().radius == 2.5
 
 
 def test_rules_differ_in_their_learning_rate() -> None:

@@ -1,5 +1,8 @@
 """A node's snapshots between arena and links: which slots are used, and how long they stay as they are."""
 
+import asyncio
+import math
+
 import numpy as np
 import pytest
 from tests.meshes import SETTINGS
@@ -46,8 +49,8 @@ def node(identity: Identity, mode: Mode) -> Exchange:
     return exchange
 
 
-def arrive(exchange: Exchange, peer: Peer, round_: int, id_: int = 1) -> int:
-    header = SnapshotHeader(round=round_, degree=2, id=id_)
+def arrive(exchange: Exchange, peer: Peer, round_: int, id_: int = 1, radius: float | None = None) -> int:
+    header = SnapshotHeader(round=round_, degree=2, id=id_, radius=radius)
     landing = exchange.snapshot_begins(peer, header)
     assert landing is not None
     landing.out[:] = round_
@@ -69,7 +72,7 @@ async def mixed(exchange: Exchange, round_: int) -> Mix:
     assert mix is not None
     assert [c.round for c in mix.plan.contributions] == [round_, round_]
     exchange.arena.own(mix.slot)[:] = 100 + round_
-    assert exchange.mixed() is mix
+    assert exchange.mixed([c.weight for c in mix.plan.contributions]) == mix
     return mix
 
 
@@ -100,10 +103,43 @@ async def test_few_slots_are_used_where_nothing_is_slow(exchange: Exchange) -> N
     assert len(used) <= 4
 
 
+async def test_a_neighbours_radius_goes_to_the_trainer_and_its_weights_come_back(exchange: Exchange) -> None:
+    exchange.arena.own(exchange.outbox.next_slot)[:] = 0
+    assert exchange.publish(1, radius=0.5).radius == 0.5
+    arrive(exchange, PEERS[0], 1, radius=0.0)
+    arrive(exchange, PEERS[1], 1)
+    mix = await exchange.plan(1)
+    assert mix is not None
+    assert [c.radius for c in mix.plan.contributions] == [0.0, None]
+    mixed = exchange.mixed([0.0, 0.25])
+    assert [c.weight for c in mixed.plan.contributions] == [0.0, 0.25]
+    assert exchange.weights == {PEERS[0].node_id: 0.0, PEERS[1].node_id: 0.25}
+    exchange.release(mixed)
+
+
+async def test_the_last_round_is_measured_however_long_the_one_before_takes(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await mixed(exchange, 1)
+    assert before.measured
+    publish(exchange, 2)
+    for peer in PEERS:
+        arrive(exchange, peer, 2)
+    planning = asyncio.create_task(exchange.plan(2, last=True))
+    await asyncio.sleep(0)
+    assert not planning.done()
+    assert exchange._meter is not None
+    monkeypatch.setattr(exchange._meter, "_rest_until", math.inf)
+    await exchange.measure(before)
+    last = await planning
+    assert last is not None
+    assert last.measured
+
+
 @pytest.mark.parametrize("recorded", [False, True])
 async def test_what_is_recorded_stays_while_the_trainer_publishes(exchange: Exchange, recorded: bool) -> None:
     exchange.recorded = recorded
-    exchange._measuring = True
+    exchange._unmeasured.clear()
     mix = await mixed(exchange, 1)
     assert (mix.slot != exchange.outbox.next_slot) is recorded
     exchange.release(mix)
@@ -214,7 +250,7 @@ async def test_peers_come_and_go_between_rounds_and_in_them(identity: Identity) 
     figures = await exchange.measure(mix)
     assert [f.contribution.peer for f in figures] == ["ANNA", "BERTA"]
     assert exchange.last_mix.keys() == {"BERTA"}, "of those who are peers now"
-    exchange.mixed()
+    exchange.mixed([c.weight for c in plan.plan.contributions])
     exchange.release(plan)
     exchange.change([*PEERS, carla, dora], 10.0, lambda name: Encoding.FP32)
     assert exchange._gossip.place(anna.node_id) == 0, "her place is free again"

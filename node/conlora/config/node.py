@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from conlora.config.basics import NodeBasics
 from conlora.config.fields import Address, FilePath, Section, existing, resolved
+from conlora.config.mixing import MixingSection
 from conlora.config.reading import load_section
 from conlora.config.tasks import GuestSection, TaskSection
 from conlora.core.encoding import Encoding
@@ -247,6 +248,7 @@ class NodeConfig(NodeBasics):
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
     exchange: ExchangeSection = ExchangeSection()
+    mixing: MixingSection = MixingSection()
     observing: ObservingSection = ObservingSection()
 
     @model_validator(mode="after")

@@ -28,11 +28,12 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A neighbour's vector as it lies in a slot: the sender's round, and its degree when it published."""
+    """A neighbour's vector as it lies in a slot: the sender's round, its degree when it published, and where it clips."""
 
     round: int
     degree: int
     slot: int
+    radius: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Contribution:
     slot: int
     round: int
     weight: float
+    radius: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,10 @@ class Gossip:
             needed.add(edge.newest.slot)
         return next(s for s in range(SLOTS_PER_NEIGHBOUR) if s not in needed and not self._held[edge.place, s])
 
-    def received(self, peer: str, round_: int, degree: int, slot: int) -> None:
+    def received(self, peer: str, round_: int, degree: int, slot: int, radius: float | None = None) -> None:
         """A checked snapshot now lies in `slot`."""
         edge = self._edges[peer]
-        edge.newest = Snapshot(round_, degree, slot)
+        edge.newest = Snapshot(round_, degree, slot, radius)
         if self.mode is Mode.SYNC:
             edge.by_round[round_] = edge.newest
 
@@ -170,7 +172,7 @@ class Gossip:
                 continue
             self._held[edge.place, snapshot.slot] += 1
             weight = metropolis_weight(self.degree, snapshot.degree)
-            contributions.append(Contribution(peer, edge.place, snapshot.slot, snapshot.round, weight))
+            contributions.append(Contribution(peer, edge.place, snapshot.slot, snapshot.round, weight, snapshot.radius))
         return Plan(round_, tuple(contributions))
 
     def release(self, plan: Plan) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conlora.core.consensus import EdgeError, total
 from conlora.core.encoding import Encoding, Format
@@ -76,7 +76,8 @@ class Exchange:
         self._meter: Meter | None = None
         self._published: Outgoing | None = None  # of the round under way
         self._mix: Mix | None = None  # likewise
-        self._measuring = False
+        self._unmeasured = asyncio.Event()  # no mix is being measured
+        self._unmeasured.set()
         self._landings: dict[str, Landing] = {}
         self._kept: dict[str, int] = {}  # id of each neighbour's newest snapshot
         self._received_at: dict[str, float] = {}
@@ -130,10 +131,10 @@ class Exchange:
         """Edges that count for this node's weights."""
         return self._gossip.degree
 
-    def publish(self, round_: int) -> Outgoing:
-        """Takes what the trainer has written, and returns it for the links."""
+    def publish(self, round_: int, radius: float | None = None) -> Outgoing:
+        """Takes what the trainer has written, and returns it for the links. radius: what this node clips at."""
         self._end_round()
-        self._published = self.outbox.publish(round_, self._gossip.degree).hold()
+        self._published = self.outbox.publish(round_, self._gossip.degree, radius).hold()
         self._gossip.published(round_)
         return self._published
 
@@ -152,14 +153,19 @@ class Exchange:
         if mix.kept:
             self.outbox.release(mix.slot)
 
-    async def plan(self, round_: int) -> Mix | None:
-        """What to mix; lockstep waits for it. None when interrupted. Raises TrainingFailed after the deadline."""
+    async def plan(self, round_: int, last: bool = False) -> Mix | None:
+        """What to mix; lockstep waits for it. None when interrupted. Raises TrainingFailed after the deadline.
+
+        last: no round comes after it, so it is always measured: its figures are those that stay.
+        """
+        if last:
+            await self._unmeasured.wait()
         try:
             async with asyncio.timeout(self._deadline):
                 while not self._interrupted:
                     self._arrived.clear()
                     if (plan := self._gossip.plan(round_)) is not None:
-                        return self._begin_mix(plan)
+                        return self._begin_mix(plan, last)
                     await self._arrived.wait()
                 return None
         except TimeoutError:
@@ -169,22 +175,28 @@ class Exchange:
                 "neighbour has to take part: start the missing ones, or raise federation.sync_deadline_seconds"
             ) from None
 
-    def _begin_mix(self, plan: Plan) -> Mix:
+    def _begin_mix(self, plan: Plan, last: bool) -> Mix:
         assert self._meter is not None
         assert self._published is not None
-        measured = not self._measuring and self._meter.rested
+        measured = self._unmeasured.is_set() and (last or self._meter.rested)
         kept = measured or self.recorded
         self._mix = Mix(self._published, plan, self.outbox.plan(kept), kept, measured)
         return self._mix
 
-    def mixed(self) -> Mix:
-        """The trainer has mixed. Returns what, for `measure` if it is to be measured, else for `release`."""
+    def mixed(self, weights: list[float]) -> Mix:
+        """The trainer has mixed. Returns what, for `measure` if it is to be measured, else for `release`.
+
+        weights: of the contributions, which may have come to less than was planned.
+        """
         mix = self._mix
         assert mix is not None
         self._mix = self._published = None
-        self._measuring |= mix.measured
-        self.weights = {c.peer: c.weight for c in mix.plan.contributions if c.peer in self._names}
-        return mix
+        if mix.measured:
+            self._unmeasured.clear()
+        shares = zip(mix.plan.contributions, weights, strict=True)
+        contributions = tuple(replace(contribution, weight=weight) for contribution, weight in shares)
+        self.weights = {c.peer: c.weight for c in contributions if c.peer in self._names}
+        return replace(mix, plan=replace(mix.plan, contributions=contributions))
 
     async def measure(self, mix: Mix) -> list[EdgeFigures]:
         """The figures of all edges of a mix."""
@@ -195,7 +207,7 @@ class Exchange:
                 self._meter.measure, mix.published.vector, self.arena.own(mix.slot), others
             )
         finally:
-            self._measuring = False
+            self._unmeasured.set()
             self.release(mix)
         edges = zip(mix.plan.contributions, measured.errors, strict=True)
         figures = [EdgeFigures(contribution, total(layers), layers) for contribution, layers in edges]
@@ -232,7 +244,8 @@ class Exchange:
 
     def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:
         """See `net.reception.Receiver`."""
-        self._gossip.received(peer.node_id, header.round, header.degree, landing.slot)
+        radius = header.radius if header.HasField("radius") else None
+        self._gossip.received(peer.node_id, header.round, header.degree, landing.slot, radius)
         self._kept[peer.node_id] = header.id
         self._received_at[peer.node_id] = time.monotonic()
         self._arrived.set()

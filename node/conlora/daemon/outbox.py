@@ -22,12 +22,17 @@ class Outbox:
         """The newest snapshots, oldest first."""
         return list(self._recent)
 
-    def publish(self, round_: int, degree: int) -> Outgoing:
+    def publish(self, round_: int, degree: int, radius: float | None = None) -> Outgoing:
         """What the trainer has written to `next_slot`."""
         slot = self.next_slot
         self._held[slot] += 1
         snapshot = Outgoing(
-            round_, degree, self._arena.own(slot), shared=degree > 1, on_free=lambda: self.release(slot)
+            round_,
+            degree,
+            self._arena.own(slot),
+            shared=degree > 1,
+            on_free=lambda: self.release(slot),
+            radius=radius,
         )
         if len(self._recent) == self._depth:
             self._recent.popleft().release()

@@ -241,11 +241,11 @@ class Supervisor:
             case messages.Ready():
                 await self._ready(message)
             case messages.Published():
-                self._on_publish(self._exchange.publish(message.round))
+                self._on_publish(self._exchange.publish(message.round, message.radius))
                 self._answering = asyncio.create_task(self._answer(message.round))
                 self._answering.add_done_callback(self._answered)
             case messages.Mixed():
-                self._mixed(message.round)
+                self._mixed(message)
             case messages.RoundDone():
                 self._round_done(message)
             case messages.Evaluated():
@@ -300,9 +300,9 @@ class Supervisor:
     async def _answer(self, round_: int) -> None:
         """Gives the trainer its contributions, when lockstep has them all."""
         exchange = self._exchange
-        mix = await exchange.plan(round_)
+        mix = await exchange.plan(round_, last=round_ >= self._config.training.rounds)
         items = [
-            messages.Contribution(peer=c.place, slot=c.slot, weight=c.weight)
+            messages.Contribution(peer=c.place, slot=c.slot, weight=c.weight, radius=c.radius)
             for c in (mix.plan.contributions if mix else ())
         ]
         publish = exchange.outbox.next_slot
@@ -318,8 +318,8 @@ class Supervisor:
             if self._trainer:
                 self._trainer.kill()
 
-    def _mixed(self, round_: int) -> None:
-        mix = self._exchange.mixed()
+    def _mixed(self, message: messages.Mixed) -> None:
+        round_, mix = message.round, self._exchange.mixed(message.weights)
         if self._recorder:
             self._recorder.add(round_, mix.published.vector, self._exchange.arena.own(mix.slot))
         self.progress.round = round_

@@ -113,6 +113,8 @@ class Reception:
             raise ProtocolError(
                 f"{name} announced a snapshot of {header.nbytes} bytes, where the schema takes {format.nbytes}"
             )
+        if header.HasField("radius") and not header.radius >= 0:
+            raise ProtocolError(f"{name} announced a radius of {header.radius}, where none is negative")
         return Incoming(name, header, format, self._receiver.snapshot_begins(self._peer, header))
 
     def _end_snapshot(self, incoming: Incoming, digest: bytes) -> Frame:

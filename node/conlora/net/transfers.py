@@ -26,12 +26,22 @@ Formats = Mapping[str, Format]  # by encoding
 class Outgoing:
     """A vector that this node has published. It stays as it is for as long as anybody holds it."""
 
-    def __init__(self, round_: int, degree: int, vector: Vector, *, shared: bool, on_free: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        round_: int,
+        degree: int,
+        vector: Vector,
+        *,
+        shared: bool,
+        on_free: Callable[[], None],
+        radius: float | None = None,
+    ) -> None:
         """shared: whether several links will send it, so that encoding it once pays. on_free: called
-        when nobody holds it any more.
+        when nobody holds it any more. radius: what this node clips at.
         """
         self.round = round_
         self.degree = degree
+        self.radius = radius
         self.vector = vector
         self.published_at = time.monotonic()
         self._encoded: dict[tuple[Encoding, int], Chunk] | None = {} if shared else None
@@ -110,6 +120,7 @@ class Sender:
         header = SnapshotHeader(
             round=snapshot.round,
             degree=snapshot.degree,
+            radius=snapshot.radius,
             nbytes=format.nbytes,
             encoding=format.encoding.value,
             id=secrets.randbits(64) or 1,

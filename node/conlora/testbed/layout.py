@@ -129,6 +129,7 @@ def _settings(spec: TestbedSpec, plan: RunPlan, setup: NodeSetup, address: str) 
         "data": {"path": DATA_FILE} | ({"evaluation_path": str(plan.test)} if plan.test else {}),
         "training": training,
         "exchange": spec.exchange.model_dump(),
+        "mixing": spec.mixing.model_dump(exclude_none=True),
     }
 
 

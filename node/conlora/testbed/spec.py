@@ -17,6 +17,7 @@ from conlora.config import (
     load_section,
     readable,
 )
+from conlora.config.mixing import MixingSection
 from conlora.config.tasks import GuestSection
 from conlora.core.gossip import Mode
 from conlora.core.rules import RULES
@@ -107,6 +108,7 @@ class TestbedSpec(Section):
     task: TaskSection
     training: TrainingSection = TrainingSection()
     exchange: ExchangeSection = ExchangeSection()
+    mixing: MixingSection = MixingSection()
     data: TestbedData
     overrides: dict[str, Override] = Field({}, description="by node name, merged over its configuration")
     baselines: list[Literal["alone", "pooled"]] = Field([], description="what to compare with; default: nothing")

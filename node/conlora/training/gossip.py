@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from conlora.core.robustness import Received, Screen
 from conlora.core.schema import Vector
 from conlora.errors import ConfigError, TrainingFailed
 from conlora.training.arena import Arena
@@ -28,13 +29,14 @@ class Gossip:
         arena: Arena | None,
         channel: Channel,
         *,
+        screen: Screen,
         publish: int,
         local_steps: int,
         rounds_mixed: int,
         step: int,
     ) -> None:
-        """arena: None on ranks other than 0. publish: the slot to publish in first. rounds_mixed and step: what the model's
-        values already contain, from the checkpoint.
+        """arena: None on ranks other than 0. screen: of what neighbours sent. publish: the slot to publish in first.
+        rounds_mixed and step: what the model's values already contain, from the checkpoint.
         """
         self.channel = channel
         self.rounds_mixed = rounds_mixed
@@ -42,6 +44,7 @@ class Gossip:
         self.saved_step = step
         self._adapted = adapted
         self._arena = arena
+        self._screen = screen
         self._publish = publish
         self._local_steps = local_steps
 
@@ -66,22 +69,23 @@ class Gossip:
                 f"round {round_}: the ranks of this program have trained apart; wrap the model that adapt returned in "
                 "DistributedDataParallel or fully_shard it, or start one process"
             )
-        self.channel.send(Published(round=round_))
+        self.channel.send(Published(round=round_, radius=self._screen.radius))
         answer = self.channel.expect(Contributions)
         self._publish = answer.publish
         if answer.interrupted:
             return
-        mixed = self._mix(self._arena, own, answer) if self._arena else own
+        mixed, weights = self._mix(self._arena, own, answer) if self._arena else (own, [])
         adapter.write(schema, self.channel.ranks.broadcast(mixed))
         self.rounds_mixed = round_
-        self.channel.send(Mixed(round=round_))
+        self.channel.send(Mixed(round=round_, weights=weights))
 
-    def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> Vector:
-        """What becomes of `own`, in the arena."""
-        neighbours = [(item.weight, arena.inbox(item.peer, item.slot)) for item in answer.items]
+    def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> tuple[Vector, list[float]]:
+        """What becomes of `own`, in the arena; and the weight that the screen has left of each neighbour."""
+        received = [Received(item.weight, arena.inbox(item.peer, item.slot), item.radius) for item in answer.items]
+        screened = self._screen(own, received)
         mixed = arena.own(answer.mix)
-        self._adapted.rule.mix(self._adapted.shared, own, neighbours, out=mixed, blend=lerp)
-        return mixed
+        self._adapted.rule.mix(self._adapted.shared, own, screened.neighbours, out=mixed, blend=lerp)
+        return mixed, screened.weights
 
     def seconds_of_round(self) -> float:
         """Since the last call, pauses left out."""

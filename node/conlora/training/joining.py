@@ -128,6 +128,7 @@ class Guest:
             adapted,
             Arena(self._memory, adapted.shared.size) if self._memory is not None else None,
             self._channel,
+            screen=self.config.mixing.screen(),
             publish=layout.publish,
             local_steps=self.config.training.local_steps,
             rounds_mixed=self._setup.round,

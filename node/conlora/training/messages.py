@@ -41,6 +41,7 @@ class Contribution(BaseModel):
     peer: int = Field(description="its place in the arena, which may have grown")
     slot: int
     weight: float
+    radius: float | None = Field(None, description="what the neighbour clips at, if it does")
 
 
 class Contributions(BaseModel):
@@ -96,6 +97,7 @@ class Published(BaseModel):
 
     type: Literal["published"] = "published"
     round: int
+    radius: float | None = Field(None, description="what this node clips at, for its neighbours to know")
 
 
 class Mixed(BaseModel):
@@ -103,6 +105,7 @@ class Mixed(BaseModel):
 
     type: Literal["mixed"] = "mixed"
     round: int
+    weights: list[float] = Field(description="of the contributions; robust mixing may have left less of them")
 
 
 class RoundDone(BaseModel):

@@ -70,6 +70,7 @@ def run(channel: Channel, setup: Setup, memory: int | None) -> bool:
         built,
         arena,
         channel,
+        screen=config.mixing.screen(),
         publish=layout.publish,
         local_steps=config.training.local_steps,
         rounds_mixed=setup.round,

@@ -1,0 +1,127 @@
+"""Robust mixing: bounds what neighbours that lie can do to a node. A node chooses it for itself, on top of any rule."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from conlora.core.mixing import BLOCK
+from conlora.core.schema import Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A neighbour's newest vector, shape `(size,)`, fp32; its weight; and the radius that it clips at, if it does."""
+
+    weight: float
+    vector: Vector
+    radius: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What to mix in place of what was received, as `mixing.mix` takes it; and the weight that is left of each neighbour."""
+
+    neighbours: list[tuple[float, Vector]]
+    weights: list[float]
+
+
+class Screen(Protocol):
+    """What stands between what neighbours sent and what a rule mixes."""
+
+    @property
+    def radius(self) -> float | None:
+        """What neighbours are told with this node's next snapshot; None: nothing."""
+        ...
+
+    def __call__(self, own: Vector, neighbours: Sequence[Received]) -> Screened:
+        """What to mix into `own` (shape `(size,)`, fp32) in place of what was received."""
+        ...
+
+
+class Trust:
+    """No screen: what was received is mixed as it is."""
+
+    radius = None
+
+    def __call__(self, own: Vector, neighbours: Sequence[Received]) -> Screened:
+        """See `Screen`."""
+        pairs = [(other.weight, other.vector) for other in neighbours]
+        return Screened(pairs, [weight for weight, _ in pairs])
+
+
+class Clipping:
+    """Self-centred clipping, `x = y + sum_j w_ij min(1, tau_ij / ||y_j - y||) (y_j - y)`.
+
+    ClippedGossip (He, Karimireddy & Jaggi 2022, "Byzantine-robust decentralized learning via ClippedGossip", algorithm 1).
+    Both ends of an edge clip at the smaller of their two radii, which they tell each other with their snapshots: so the
+    factor is the same at both ends, the mean of honest nodes stays where it is, and who lies about a radius can do no more
+    than weaken an edge of its own. What a neighbour tells, by whatever vector, moves this node by `w_ij tau_ij` at most.
+    """
+
+    def __init__(self, attackers: int, radius: float | None = None) -> None:
+        """attackers: neighbours of a node that may lie. radius: None adapts it to what the neighbours sent last: the largest
+        distance once the `attackers` farthest are left out, so that as many vectors as may be lies are clipped.
+        """
+        self.radius = radius
+        self._attackers = attackers
+        self._fixed = radius is not None
+
+    def __call__(self, own: Vector, neighbours: Sequence[Received]) -> Screened:
+        """See `Screen`."""
+        distances = [distance(own, other.vector) for other in neighbours]
+        told, self.radius = self.radius, self._next_radius(distances)
+        if told is None:  # before the first mix
+            told = self.radius
+        weights = []
+        for other, far in zip(neighbours, distances, strict=True):
+            limit = min((radius for radius in (told, other.radius) if radius is not None), default=math.inf)
+            weights.append(other.weight if far <= limit else other.weight * limit / far)
+        pairs = zip(weights, (other.vector for other in neighbours), strict=True)
+        return Screened([(weight, vector) for weight, vector in pairs if weight > 0], weights)
+
+    def _next_radius(self, distances: list[float]) -> float | None:
+        if self._fixed or not distances:
+            return self.radius
+        return sorted(distances)[max(0, len(distances) - 1 - self._attackers)]
+
+
+class TrimmedMean:
+    """Coordinate by coordinate the plain mean of `y` and the neighbours' values, the largest and smallest left out.
+
+    As many of each as neighbours may lie, so that a liar's values are bounded by honest ones (BRIDGE-T: Fang, Yang & Bajwa 2022).
+    Where no more neighbours than twice that are there, nothing is left to mix. Metropolis weights play no part; the weights
+    returned are the neighbours' mean.
+    """
+
+    radius = None
+
+    def __init__(self, attackers: int) -> None:
+        """attackers: neighbours of a node that may lie."""
+        self._attackers = attackers
+        self._mean: Vector | None = None  # of those kept; used again for each mix
+
+    def __call__(self, own: Vector, neighbours: Sequence[Received]) -> Screened:
+        """See `Screen`. What is returned is written over by the next call."""
+        kept = len(neighbours) - 2 * self._attackers
+        if kept <= 0:
+            return Screened([], [0.0] * len(neighbours))
+        if self._mean is None:
+            self._mean = np.empty_like(own)
+        for first in range(0, len(own), BLOCK):
+            block = slice(first, first + BLOCK)
+            values = np.sort([other.vector[block] for other in neighbours], axis=0)
+            np.mean(values[self._attackers : self._attackers + kept], axis=0, out=self._mean[block])
+        share = kept / (kept + 1)
+        return Screened([(share, self._mean)], [share / len(neighbours)] * len(neighbours))
+
+
+def distance(one: Vector, other: Vector) -> float:
+    """Euclidean, summed in blocks that stay in cache."""
+    squares = 0.0
+    for first in range(0, len(one), BLOCK):
+        difference = other[first : first + BLOCK] - one[first : first + BLOCK]
+        squares += float(np.dot(difference, difference))
+    return math.sqrt(squares)

@@ -1,0 +1,85 @@
+"""Figures: what one liar among seven nodes on T3 does to the accuracy of the honest ones, with and without robust mixing."""
+
+import json
+import multiprocessing
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.bench.attackers import ATTACKS, read_rows, train
+from tests.bench.figures import ROOT, Figures
+from tests.daemons import Daemons
+
+from conlora.core.topology import named_graph
+from conlora.testbed.partition import dirichlet, hold_out
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
+
+NODES, ROUNDS, LOCAL_STEPS = 7, 40, 2
+ROWS, TEST_ROWS, ALPHA, SEED = 150, 800, 0.5, 1
+LIAR = 2  # with four neighbours it is one of the two best connected nodes
+DEFENCES = {"none": {}, "clipping": {"robust": "clipping"}, "trimmed mean": {"robust": "trimmed-mean"}}
+MOST_LOST = 0.015
+
+
+def test_one_liar_among_seven(tmp_path: Path, figures: Figures) -> None:
+    """All is compared with what the honest nodes reach without a liar and without a defence, which is run first."""
+    honest: float | None = None
+    for defence, mixing in DEFENCES.items():
+        for attack in (None, *ATTACKS):
+            accuracy = federation(tmp_path / f"{defence} {attack}".replace(" ", "-"), mixing, attack)
+            mean = statistics.fmean(accuracy)
+            honest = mean if honest is None else honest
+            figures.record(
+                f"accuracy of honest nodes, attacker: {attack or 'none'}, defence: {defence}", mean, samples=accuracy,
+                remark=f"{100 * (mean - honest):+.1f} points",
+                at_least=honest - MOST_LOST if mixing else None,
+            )  # fmt: skip
+
+
+def federation(folder: Path, mixing: dict[str, object], attack: str | None) -> list[float]:
+    """Accuracies of all nodes but the liar, and without one, of the same nodes."""
+    folder.mkdir(parents=True)
+    minilm, tweets = ROOT / "assets" / "minilm", ROOT / "assets" / "tweets.csv"
+    rows = read_rows(tweets)
+    labels = np.array([label for _, label in rows])
+    rng = np.random.default_rng(SEED)
+    held, others = hold_out(labels, TEST_ROWS, rng)
+    shares = [others[share] for share in dirichlet(labels[others], NODES, ROWS, ALPHA, rng)]
+    with Daemons(folder, minilm, tweets) as daemons:
+        nodes = [
+            daemons.make(
+                f"node-{i + 1}",
+                {"rounds": ROUNDS, "local_steps": LOCAL_STEPS, "checkpoint_every": ROUNDS, "learning_rate": 1e-2},
+                lora={"rank": 8, "target_modules": ["query", "value"]},
+                federation={"seed": SEED, "rule": "freeze-a", "mode": "sync"},
+                task={"type": "guest"},
+                mixing=mixing,
+            )
+            for i in range(NODES)
+        ]
+        for node in nodes:
+            del node.config["data"]
+            node.write()
+        for i, j in named_graph("T3", NODES).edges:
+            nodes[i].knows(nodes[j])
+            nodes[j].knows(nodes[i])
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            node.wait_for(lambda status: status.state == "waiting", "waits for a program")
+        programs = []
+        start = multiprocessing.get_context("forkserver")
+        start.set_forkserver_preload(["tests.bench.attackers"])
+        for i, node in enumerate(nodes):
+            mine = [rows[number] for number in shares[i]]
+            test = [rows[number] for number in held]
+            lie = attack if i == LIAR else None
+            program = start.Process(target=train, args=(node.directory, mine, test, lie, folder / f"{i}.json"))
+            program.start()
+            programs.append(program)
+        for program in programs:
+            program.join()
+            assert program.exitcode == 0
+    return [json.loads((folder / f"{i}.json").read_text()) for i in range(NODES) if i != LIAR]
