@@ -93,7 +93,8 @@ class Node:
         """Serves until `stop` or SIGTERM, also after the last round. Raises ConLoRAError where the node can't go on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._begin_stop)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_reload)
+        if not os.isatty(0):  # where there is a terminal, SIGHUP says that it is gone
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_reload)
         await self._admin.start()
         try:
             with self._metrics():
