@@ -65,12 +65,12 @@ class Daemon:
         card = other.identity.card(other.name, other.config["advertise"] if address else None)
         (self.directory / "peers" / f"{other.name}.yaml").write_text(card)
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, stdin: int = subprocess.DEVNULL) -> None:
         """Starts the daemon process."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "conlora", "run", str(self.config_path), *options],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                stdout=log, stderr=log, stdin=stdin, start_new_session=True,
             )  # fmt: skip
 
     def status(self) -> NodeStatus | None:

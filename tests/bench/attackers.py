@@ -50,8 +50,11 @@ def read_rows(path: Path) -> Rows:
         return [(row["text"], LABELS.index(row["label"])) for row in csv.DictReader(file)]
 
 
-def train(directory: Path, rows: Rows, test: Rows, attack: str | None, report: Path) -> None:
-    """One program from its joining to its node's last round; writes its model's accuracy on the test rows."""
+def train(directory: Path, rows: Rows, test: Rows, attack: str | None, seed: int, report: Path) -> None:
+    """One program from its joining to its node's last round; writes its model's accuracy on the test rows.
+
+    seed: of the order in which it takes its rows.
+    """
     torch.set_num_threads(1)
     with conlora.join(directory) as guest:
         base = guest.config.model.base
@@ -67,7 +70,7 @@ def train(directory: Path, rows: Rows, test: Rows, attack: str | None, report: P
             return model(**tokens).logits
 
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], guest.config.learning_rate)
-        draw = np.random.default_rng(len(directory.name))
+        draw = np.random.default_rng(seed)
         while not guest.finished:
             batch = [rows[i] for i in draw.choice(len(rows), BATCH)]
             loss = torch.nn.functional.cross_entropy(logits(batch), torch.tensor([label for _, label in batch]))

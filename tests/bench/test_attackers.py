@@ -1,5 +1,6 @@
 """Figures: what one liar among seven nodes on T3 does to the accuracy of the honest ones, with and without robust mixing."""
 
+import contextlib
 import json
 import multiprocessing
 import statistics
@@ -69,17 +70,19 @@ def federation(folder: Path, mixing: dict[str, object], attack: str | None) -> l
             node.start()
         for node in nodes:
             node.wait_for(lambda status: status.state == "waiting", "waits for a program")
-        programs = []
         start = multiprocessing.get_context("forkserver")
         start.set_forkserver_preload(["tests.bench.attackers"])
-        for i, node in enumerate(nodes):
-            mine = [rows[number] for number in shares[i]]
-            test = [rows[number] for number in held]
-            lie = attack if i == LIAR else None
-            program = start.Process(target=train, args=(node.directory, mine, test, lie, folder / f"{i}.json"))
-            program.start()
-            programs.append(program)
-        for program in programs:
-            program.join()
-            assert program.exitcode == 0
+        test = [rows[number] for number in held]
+        with contextlib.ExitStack() as programs:
+            started = []
+            for i, node in enumerate(nodes):
+                mine = [rows[number] for number in shares[i]]
+                lie = attack if i == LIAR else None
+                args = (node.directory, mine, test, lie, i, folder / f"{i}.json")
+                started.append(start.Process(target=train, args=args))
+                started[-1].start()
+                programs.callback(started[-1].kill)
+            for program in started:
+                program.join()
+                assert program.exitcode == 0
     return [json.loads((folder / f"{i}.json").read_text()) for i in range(NODES) if i != LIAR]

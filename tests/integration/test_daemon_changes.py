@@ -1,5 +1,6 @@
 """Real daemons whose federation changes while they train: peers that are added, removed and moved, other settings."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -98,6 +99,17 @@ def test_sighup_moves_a_peer_and_changes_its_encoding(daemons: Daemons) -> None:
     assert a.admin.reload() == Changes([], [], [], ["exchange.encoding", "exchange.encodings"])
     assert a.wait_for(lambda s: s.peers[0].encoding == "fp32", "on the same link").peers[0].link == "up"
     goes_on(a, moved)
+
+
+def test_on_a_terminal_sighup_says_that_it_is_gone(daemons: Daemons) -> None:
+    node = daemons.make("a", ENDLESS)
+    ours, theirs = os.openpty()
+    with os.fdopen(ours), os.fdopen(theirs):
+        node.start(stdin=theirs)
+        node.wait_for(lambda s: s.state == "training", "trains")
+        assert node.process is not None
+        node.process.send_signal(signal.SIGHUP)
+        assert node.exit_code() == -signal.SIGHUP
 
 
 def test_what_can_not_be_reloaded_changes_nothing(daemons: Daemons) -> None:

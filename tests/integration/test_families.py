@@ -75,7 +75,7 @@ class Loopback:
                         slot = message.round % 2
                         self.published.append(self._arena.own(slot).copy())
                         self._arena.inbox(0, 0)[:] = self._arena.own(slot) + self.away
-                        only = Contribution(peer=0, slot=0, weight=WEIGHT)
+                        only = Contribution(place=0, slot=0, weight=WEIGHT)
                         answer = Contributions(round=message.round, items=[only], mix=2 + slot, publish=1 - slot)
                         self._ours.sendall(line(answer))
                     case Mixed():

@@ -81,6 +81,18 @@ def test_every_node_of_a_path_tells_the_federations_error(daemons: Daemons, rule
 
 
 @pytest.mark.usefixtures("forks")
+def test_the_last_round_is_measured_where_measuring_takes_longer_than_rounds(daemons: Daemons) -> None:
+    """With so large a rank, a measurement rests longer than all the rounds take together."""
+    pair = daemons.pair({"rounds": ROUNDS, "local_steps": 1}, lora={"rank": 2048, "alpha": 2048})
+    for node in pair:
+        node.start()
+    for node in pair:
+        node.wait_for(lambda s: s.state == "finished", "finished")
+        rounds = {record.round: record for record in node.admin.history()}
+        assert rounds[ROUNDS].edge_error is not None
+
+
+@pytest.mark.usefixtures("forks")
 def test_an_opted_out_node_is_absent_elsewhere_and_carries_others(daemons: Daemons) -> None:
     port = free_port()
     nodes = path_of(daemons, {"b": {"sketched": False}, "a": {"metrics": f"127.0.0.1:{port}"}}, rule="lora")

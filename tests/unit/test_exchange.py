@@ -14,6 +14,7 @@ from conlora.core.sketch import SketchLayout
 from conlora.daemon.exchange import Exchange, Mix
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
+from conlora.errors import TrainingFailed
 from conlora.net.identity import Identity, Peer, create_identity
 from conlora.net.mailbox import Mailbox
 from conlora.net.reception import Counts, Reception
@@ -254,6 +255,27 @@ async def test_peers_come_and_go_between_rounds_and_in_them(identity: Identity) 
     exchange.release(plan)
     exchange.change([*PEERS, carla, dora], 10.0, lambda name: Encoding.FP32)
     assert exchange._gossip.place(anna.node_id) == 0, "her place is free again"
+    assert exchange.weights.keys() == {"BERTA", "CARLA", "DORA"}
+
+
+async def test_who_comes_back_has_no_weight_from_before(identity: Identity) -> None:
+    exchange, (anna, berta) = node(identity, Mode.ASYNC), PEERS
+    await exchange.measure(await mixed(exchange, 1))
+    exchange.link_down(anna)
+    exchange.change([berta], 10.0, lambda name: Encoding.FP32)
+    exchange.change(PEERS, 10.0, lambda name: Encoding.FP32)
+    assert exchange.weights.keys() == exchange.last_mix.keys() == {"BERTA"}
+    assert exchange.newest(anna.node_id) is None
+
+
+async def test_another_deadline_and_encoding_count_from_then_on(identity: Identity) -> None:
+    exchange = node(identity, Mode.SYNC)
+    exchange.change(PEERS, 0.01, lambda name: Encoding.INT8)
+    assert exchange.encoding_for(PEERS[0]) is Encoding.INT8
+    publish(exchange, 1)
+    async with asyncio.timeout(5):
+        with pytest.raises(TrainingFailed, match="from anna, berta within"):
+            await exchange.plan(1)
 
 
 def carry(sender: Sender, exchange: Exchange, vector: Vector, round_: int) -> SnapshotTaken:

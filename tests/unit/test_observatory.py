@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.fakes import shown
 
+from conlora.core import sketchbook
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec
 from conlora.core.sketch import SketchLayout
@@ -84,6 +85,25 @@ def test_nodes_that_stand_still_stay_in_each_others_pictures(tmp_path: Path, clo
     assert {node.name: node.round for node in shown(a).nodes} == {"a": 3, "b": 4}
     assert {node.name: node.round for node in shown(b).nodes} == {"a": 3, "b": 4}
     assert carried <= 2 * (3 * DEPARTED_SECONDS / RENEW_SECONDS + 1), "only what is new"
+
+
+def test_a_peer_that_is_added_is_seen_though_strangers_have_filled_the_picture(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sketchbook, "MOST_NODES", 1)
+    a_id, b_id, c_id, d_id = (create_identity(tmp_path / name) for name in "abcd")
+    a, b = card("a", a_id), card("b", b_id)
+    seen = opened(a_id, "a", b)
+    others = {name: opened(identity, name, a) for name, identity in (("c", c_id), ("d", d_id))}
+    for name, other in others.items():
+        other.mixed(1, vector(1), vector(1))
+        carry(other, b, seen, a)
+        assert [node.name for node in shown(seen).nodes] == ["c"], f"after {name}"
+    seen.change([b, card("d", d_id)])
+    clock.now += 1
+    others["d"].mixed(2, vector(1), vector(1))
+    carry(others["d"], b, seen, a)
+    assert {node.name for node in shown(seen).nodes} == {"c", "d"}
 
 
 def test_a_node_without_links_goes_on_seeing_itself(tmp_path: Path, clock: Clock) -> None:

@@ -140,10 +140,10 @@ def merge(
 
 
 def reload(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Read the peers' cards and the configuration again, without a break in training (SIGHUP does the same).
+    """Read the peers' cards and the configuration again, without a break in training.
 
     What can change in a running node: peers (not in sync mode), their addresses, encodings, sync_deadline_seconds. Where
-    anything else differs, nothing changes.
+    anything else differs, nothing changes. SIGHUP does the same to a daemon without a terminal.
     """
     with admin_client(config) as client:
         reply = asdict(client.reload())

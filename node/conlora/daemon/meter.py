@@ -1,7 +1,7 @@
 """What is measured of a mix: the errors on its edges, and sketches of before and after, beside training.
 
 Measuring costs more than mixing, so it is the daemon's, whose priority is low, and a thread's, so that links go on. Where
-rounds are shorter than measuring takes, not every round is measured.
+rounds are shorter than measuring takes, not every round is measured; the last one is.
 """
 
 import time

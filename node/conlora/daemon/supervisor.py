@@ -302,7 +302,7 @@ class Supervisor:
         exchange = self._exchange
         mix = await exchange.plan(round_, last=round_ >= self._config.training.rounds)
         items = [
-            messages.Contribution(peer=c.place, slot=c.slot, weight=c.weight, radius=c.radius)
+            messages.Contribution(place=c.place, slot=c.slot, weight=c.weight, radius=c.radius)
             for c in (mix.plan.contributions if mix else ())
         ]
         publish = exchange.outbox.next_slot

@@ -81,7 +81,7 @@ class Gossip:
 
     def _mix(self, arena: Arena, own: Vector, answer: Contributions) -> tuple[Vector, list[float]]:
         """What becomes of `own`, in the arena; and the weight that the screen has left of each neighbour."""
-        received = [Received(item.weight, arena.inbox(item.peer, item.slot), item.radius) for item in answer.items]
+        received = [Received(item.weight, arena.inbox(item.place, item.slot), item.radius) for item in answer.items]
         screened = self._screen(own, received)
         mixed = arena.own(answer.mix)
         self._adapted.rule.mix(self._adapted.shared, own, screened.neighbours, out=mixed, blend=lerp)

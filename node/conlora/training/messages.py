@@ -38,7 +38,7 @@ class Layout(BaseModel):
 class Contribution(BaseModel):
     """A neighbour's snapshot in the arena, and its weight in this mix."""
 
-    peer: int = Field(description="its place in the arena, which may have grown")
+    place: int = Field(description="of the neighbour in the arena, which may have grown")
     slot: int
     weight: float
     radius: float | None = Field(None, description="what the neighbour clips at, if it does")
