@@ -47,7 +47,7 @@ def test_the_daemon_yields_to_its_trainer(daemons: Daemons, request: pytest.Fixt
     if AUTOGROUP.exists():
         groups = {pid: Path(f"/proc/{pid}/autogroup").read_text().split() for pid in (node.process.pid, trainer)}
         assert groups[node.process.pid][-1] == str(NICER)
-        assert groups[trainer][-1] == AUTOGROUP.read_text().split()[-1]
+        assert groups[trainer][-1] == "0", "as every new session's, whatever this one's is"
 
     os.kill(trainer, signal.SIGKILL)
     assert set(niceness(new_trainer(node, other_than=trainer))) == {own}

@@ -144,8 +144,9 @@ def test_nobody_waits_for_a_slow_neighbour(daemons: Daemons) -> None:
         node.start("--paused")
     for node in (fast, slow):
         node.wait_for(lambda s: s.state == "paused" and s.peers[0].link == "up", "linked")
-    for node in (fast, slow):
-        node.admin.resume()
+    slow.admin.resume()
+    slow.wait_for(lambda s: s.round >= 1, "has published")
+    fast.admin.resume()
     finished = fast.wait_for(lambda s: s.state == "finished", "finished")
     behind = slow.admin.status()
     assert finished.round == 30
