@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo models assets test test-all lint proto bench bench-peers clean
+.PHONY: demo models assets test test-all lint proto bench bench-peers reliability clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,9 @@ bench: $(STAMP) assets   ## figures, as ratios, and tables of them in runs/bench
 
 bench-peers: $(STAMP)   ## rounds of hivemind, p2pfl, Flower and NVFLARE beside ours; fetches them into .bench-envs
 	$(BIN)/python -m pytest tests/bench -m peers -s
+
+reliability: $(STAMP) assets   ## what a federation survives, in figures: tables in runs/reliability
+	$(BIN)/python -m pytest tests/reliability -m bench -s
 
 clean:
 	rm -rf $(VENV) .bench-envs runs build dist

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
+RELIABILITY = BENCH.parent / "reliability"
 
 
-@pytest.mark.parametrize("path", sorted(BENCH.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted([*BENCH.glob("*.py"), *RELIABILITY.glob("*.py")]), ids=lambda path: path.stem)
 def test_a_bench_imports(path: Path) -> None:
-    importlib.import_module(f"tests.bench.{path.stem}")
+    importlib.import_module(f"tests.{path.parent.name}.{path.stem}")
 
 
 @pytest.mark.parametrize("path", sorted((BENCH / "peers").glob("*.py")), ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.bench.attackers import ATTACKS, read_rows, train
+from tests.reliability.attackers import ATTACKS, read_rows, train
 from tests.bench.figures import ROOT, Figures
 from tests.daemons import Daemons
 
@@ -71,7 +71,7 @@ def federation(folder: Path, mixing: dict[str, object], attack: str | None) -> l
         for node in nodes:
             node.wait_for(lambda status: status.state == "waiting", "waits for a program")
         start = multiprocessing.get_context("forkserver")
-        start.set_forkserver_preload(["tests.bench.attackers"])
+        start.set_forkserver_preload(["tests.reliability.attackers"])
         test = [rows[number] for number in held]
         with contextlib.ExitStack() as programs:
             started = []
