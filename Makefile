@@ -43,7 +43,8 @@ lint: $(STAMP)   ## style, types, import contracts, generated code
 proto: $(STAMP)   ## regenerates node/conlora/v1
 	$(BIN)/python proto/generate.py
 
-bench: $(STAMP) assets   ## figures, as ratios, and tables of them in runs/bench
+bench: $(STAMP)   ## figures, as ratios, and tables of them in runs/bench
+	$(BIN)/python deploy/assets/models.py assets
 	$(BIN)/python -m pytest tests/bench -m "bench and not peers" -s
 
 bench-peers: $(STAMP)   ## rounds of hivemind, p2pfl, Flower and NVFLARE beside ours; fetches them into .bench-envs
