@@ -143,13 +143,13 @@ async def test_sketches_without_an_end() -> None:
     assert reader.sketches == (LEAST_BYTES + reader.max_sketch_bytes) // 50_000
 
 
-async def test_as_many_sketches_as_snapshots_and_heartbeats_pay_for() -> None:
-    reader = Reader()
-    groups = [
-        [*snapshot(number=n), *HEARTBEATS, *sketch(LEAST_BYTES // 2), *sketch(LEAST_BYTES // 2)] for n in range(1, 9)
-    ]
-    reader.max_sketch_bytes = LEAST_BYTES
-    error, _, _ = await run([frame for group in groups for frame in group], reader)
+@pytest.mark.parametrize("pays", ["snapshots", "heartbeats"])
+async def test_as_many_sketches_as_snapshots_and_heartbeats_pay_for(pays: str) -> None:
+    reader, frames = Reader(), list[Frame]()
+    for number in range(1, 9):
+        paying = snapshot(number=number) if pays == "snapshots" else [wire.heartbeat()]
+        frames += [*paying, *sketch(LEAST_BYTES // 2), *sketch(LEAST_BYTES // 2)]
+    error, _, _ = await run(frames, reader)
     assert "ended the link without a word" in str(error)
     assert reader.sketches == 16
 

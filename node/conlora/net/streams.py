@@ -17,11 +17,8 @@ from conlora.v1 import peer_pb2
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# What links do not need is not offered. Messages are not unpacked: gRPC does not look at what they come to.
-LIMITS = [
-    ("grpc.per_message_decompression", 0),
-    ("grpc.compression_enabled_algorithms_bitset", 1),  # none
-]
+# What links have no use for is not offered. A compressed message may come to much more than it says.
+LIMITS = [("grpc.compression_enabled_algorithms_bitset", 1)]  # none
 PORT_LIMITS = [
     *LIMITS,
     ("grpc.server_handshake_timeout_ms", int(1000 * wire.HANDSHAKE_SECONDS)),  # TLS included
