@@ -17,7 +17,7 @@ from conlora.core.encoding import Encoding, Format
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.core.validation import start_digest
-from conlora.errors import Overdue, PeerError, ProtocolError, SettingsMismatch
+from conlora.errors import Overdue, PeerError, ProtocolError, Quarantined, SettingsMismatch
 from conlora.net import wire
 from conlora.net.identity import Peer
 from conlora.net.link import Link, LinkClosed
@@ -293,7 +293,7 @@ def test_whatever_comes_only_peer_errors_leave(groups: list[list[Frame]]) -> Non
     assert all(vector.tobytes() == VECTOR.tobytes() for vector in inbox.vectors)
     farewells = [frame for frame in stream.written if not frame.HasField("taken")]
     assert all(frame.HasField("goodbye") for frame in farewells)
-    assert len(farewells) == isinstance(error, ProtocolError)
+    assert len(farewells) == isinstance(error, ProtocolError | Quarantined)
     assert link.counts.rejected + len(inbox.vectors) <= len(groups)
 
 

@@ -79,8 +79,9 @@ class Link:
                     await self._stream.write(wire.hello(name, instance, settings, probe))
                     theirs = await self._next_hello()
             except TimeoutError:
-                sentence = f"{self.peer.name} did not say Hello within {wire.HANDSHAKE_SECONDS:.0f} s"
-                raise Overdue("handshake", sentence) from None
+                raise Overdue(
+                    "handshake", f"{self.peer.name} did not say Hello within {wire.HANDSHAKE_SECONDS:.0f} s"
+                ) from None
         if problems := wire.differences(settings, theirs):
             raise SettingsMismatch(f"{self.peer.name} does not fit: {'; '.join(problems)}")
         self.instance, self._understood = theirs.instance, list(theirs.encodings)

@@ -56,7 +56,9 @@ class FrameStream:
         try:
             return wire.parse(message)
         except wire.TooLarge as error:
-            raise ProtocolError("too-large", f"{self._peer_name} sent {error}") from None
+            raise ProtocolError(
+                "too-large", f"{self._peer_name} sent a frame of {error.nbytes} bytes that is no chunk"
+            ) from None
         except DecodeError:
             raise ProtocolError("no-frame", f"{self._peer_name} sent bytes that are no frame") from None
 

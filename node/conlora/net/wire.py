@@ -40,6 +40,10 @@ QUARANTINED = "quarantined"  # what a good-bye begins with, and what a dialler h
 class TooLarge(DecodeError):
     """A frame that is no chunk has more than MAX_CONTROL_BYTES."""
 
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(f"a frame of {nbytes} bytes that is no chunk")
+        self.nbytes = nbytes
+
 
 _CHUNK_TAG = bytes([Frame.CHUNK_FIELD_NUMBER << 3 | 2])
 
@@ -97,7 +101,7 @@ def parse(message: bytes) -> "Frame | memoryview":
         if start + length == len(message):
             return memoryview(message)[start:]
     if len(message) > MAX_CONTROL_BYTES:  # of which protobuf could make many times as much
-        raise TooLarge(f"a frame of {len(message)} bytes that is no chunk")
+        raise TooLarge(len(message))
     frame = Frame.FromString(message)
     return memoryview(frame.chunk) if frame.HasField("chunk") else frame
 
