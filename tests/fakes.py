@@ -22,7 +22,7 @@ from conlora.net.status import (
 UP = PeerStatus(
     "st-anna", "ABC", "anna:7443", "up", "", 0.0, 2**40, 3, 1, sketches_rejected=4, sketch_bytes_sent=77,
     snapshot_round=0, snapshot_age_seconds=0.0, weight=0.25, edge_error=0.0,
-    encoding="bf16", delivery_seconds=0.125,
+    encoding="bf16", delivery_seconds=0.125, refused={"norm": 1, "sketch-key": 4},
 )  # fmt: skip
 DOWN = PeerStatus("charité", "DEF", "", "down", "connection refused", 1.5, 0, 0, 0)
 REFUSED = PeerStatus("lakeside", "GHI", "", "refused", "does not fit: rule", 0.0, 5, 6, 7)
@@ -149,3 +149,6 @@ class FakeNode:
     async def reload(self) -> Changes:
         self._note("reload")
         return Changes(["anna"], ["berta"], [], ["exchange.encoding"])
+
+    async def lift(self, peer: str) -> None:
+        self._note(f"lift {peer}")

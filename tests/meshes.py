@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conlora.core.conduct import Quarantine
 from conlora.core.encoding import Encoding, Format
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
@@ -99,6 +100,7 @@ class Member:
         self.address = f"127.0.0.1:{free_port()}"
         self.node = FakeNode()
         self.mesh: Mesh | None = None
+        self.quarantines: MutableMapping[str, Quarantine] = {}
 
     def card(self, *, dialled: bool = True, **changes: Any) -> Peer:
         """This member as a peer of another, which dials it or waits to be dialled."""
@@ -109,7 +111,7 @@ class Member:
         self, *peers: Peer, settings: FederationSettings | None = SETTINGS, depth: int = 1, listens: bool = True
     ) -> Mesh:
         """Listens, and begins where settings are given."""
-        self.mesh = Mesh(self.name, self.identity, list(peers), self.node, depth)
+        self.mesh = Mesh(self.name, self.identity, list(peers), self.node, depth, self.quarantines)
         if listens:
             await self.mesh.listen(self.address)
         if settings is not None:

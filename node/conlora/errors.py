@@ -12,6 +12,8 @@ ConLoRAError                 1   something failed that is nobody's mistake
 ├── UploadFailed             8   a hub did not take an export, which lies on this machine all the same
 └── PeerError                -   about one peer; never ends the node
     ├── ProtocolError        -   the peer's frames break the protocol
+    ├── Overdue              -   what the peer had begun, or had to take, was not done in time
+    ├── Quarantined          -   the peer has committed too many offences
     ├── SettingsMismatch     -   the peer belongs to another federation, or to this one with other settings
     └── Rejected             -   what a peer sent can't be used
         ├── SnapshotRejected -   a snapshot is malformed
@@ -82,7 +84,23 @@ class PeerError(ConLoRAError):
 
 
 class ProtocolError(PeerError):
-    """A peer's frames break the protocol."""
+    """A peer's frames break the protocol; `reason` is its short name for counts and tests."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class Overdue(PeerError):
+    """A peer has not done in time what it had begun, or had to take; `reason` as above. Perhaps its network is to blame."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class Quarantined(PeerError):
+    """A peer has committed too many offences; nothing more is accepted from it."""
 
 
 class SettingsMismatch(PeerError):

@@ -17,7 +17,7 @@ from conlora.core.encoding import Encoding, Format
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.core.validation import start_digest
-from conlora.errors import PeerError, ProtocolError, SettingsMismatch
+from conlora.errors import Overdue, PeerError, ProtocolError, Quarantined, SettingsMismatch
 from conlora.net import wire
 from conlora.net.identity import Peer
 from conlora.net.link import Link, LinkClosed
@@ -56,11 +56,16 @@ class Inbox:
 
 
 def header(
-    nbytes: int = FP32.nbytes, round_: int = 1, encoding: str = "fp32", base: int = 0, radius: float | None = None
+    nbytes: int = FP32.nbytes,
+    round_: int = 1,
+    encoding: str = "fp32",
+    base: int = 0,
+    radius: float | None = None,
+    number: int = 1,
 ) -> Frame:
     return Frame(
         snapshot=SnapshotHeader(
-            round=round_, degree=1, nbytes=nbytes, encoding=encoding, id=7, base=base, radius=radius
+            round=round_, degree=1, nbytes=nbytes, encoding=encoding, id=7, base=base, radius=radius, number=number
         )
     )
 
@@ -69,12 +74,19 @@ def chunk(data: bytes) -> Frame:
     return Frame(chunk=data)
 
 
-def snapshot(vector: Vector = VECTOR, head: bytes = FP32.header, digest: bytes | None = None) -> list[Frame]:
+def snapshot(
+    vector: Vector = VECTOR, head: bytes = FP32.header, digest: bytes | None = None, number: int = 1
+) -> list[Frame]:
     """A whole snapshot."""
     body = bytes(FP32.encode(BODY, vector))
     whole = start_digest(FP32)
     whole.update(body)
-    return [header(), chunk(head), chunk(body), wire.snapshot_end(whole.digest() if digest is None else digest)]
+    return [
+        header(number=number),
+        chunk(head),
+        chunk(body),
+        wire.snapshot_end(whole.digest() if digest is None else digest),
+    ]
 
 
 GOOD = snapshot()
@@ -223,7 +235,7 @@ async def test_another_protocol_version_is_named() -> None:
     hello = wire.hello("x", b"", SETTINGS)
     hello.hello.protocol_version = 99
     link = Link(PEER, Script([hello]), dialled=False, depth=1)
-    with pytest.raises(SettingsMismatch, match="mallory does not fit: protocol_version: ours is 4, theirs 99"):
+    with pytest.raises(SettingsMismatch, match="mallory does not fit: protocol_version: ours is 5, theirs 99"):
         await link.shake_hands("me", b"1", SETTINGS)
 
 
@@ -243,7 +255,7 @@ async def test_whoever_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             return await asyncio.Event().wait() and None
 
     monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.05)
-    with pytest.raises(ProtocolError, match="mallory did not say Hello within"):
+    with pytest.raises(Overdue, match="mallory did not say Hello within"):
         await Link(PEER, Silence([]), dialled=False, depth=1).shake_hands("me", b"1", SETTINGS)
     monkeypatch.setattr(wire, "SILENCE_SECONDS", 0.05)
     with pytest.raises(PeerError, match="nothing heard from mallory for"):
@@ -281,7 +293,7 @@ def test_whatever_comes_only_peer_errors_leave(groups: list[list[Frame]]) -> Non
     assert all(vector.tobytes() == VECTOR.tobytes() for vector in inbox.vectors)
     farewells = [frame for frame in stream.written if not frame.HasField("taken")]
     assert all(frame.HasField("goodbye") for frame in farewells)
-    assert len(farewells) == isinstance(error, ProtocolError)
+    assert len(farewells) == isinstance(error, ProtocolError | Quarantined)
     assert link.counts.rejected + len(inbox.vectors) <= len(groups)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.meshes import SETTINGS
 
+from conlora.core.conduct import Conduct
 from conlora.core.encoding import Encoding
 from conlora.core.gossip import Mode
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
@@ -281,7 +282,7 @@ async def test_another_deadline_and_encoding_count_from_then_on(identity: Identi
 def carry(sender: Sender, exchange: Exchange, vector: Vector, round_: int) -> SnapshotTaken:
     """A snapshot from a real sender to a real node; returns the node's answer, which the sender has not heard yet."""
     first, *chunks, last = sender.parts(Outgoing(round_, 2, vector, shared=False, on_free=lambda: None))
-    reception = Reception(PEERS[0], exchange, Counts())
+    reception = Reception(PEERS[0], exchange, Counts(), Conduct())
     assert isinstance(first, Frame)
     assert isinstance(last, Frame)
     reception.frame(first, answering=False)

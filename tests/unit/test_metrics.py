@@ -6,6 +6,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,6 +33,7 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
     "conlora_evaluation": ("gauge", {("figure=accuracy",): 0.5, ("figure=loss",): 0.25}),
     "conlora_trainer_restarts_total": ("counter", {(): 1}),
     "conlora_link_up": ("gauge", {("peer=st-anna",): 1, ("peer=charité",): 0, ("peer=lakeside",): 0}),
+    "conlora_peer_quarantined": ("gauge", {("peer=st-anna",): 0, ("peer=charité",): 0, ("peer=lakeside",): 1}),
     "conlora_snapshot_age_seconds": ("gauge", {("peer=st-anna",): 0}),
     "conlora_snapshot_delivery_seconds": ("gauge", {("peer=st-anna",): 0.125}),
     "conlora_link_bytes_total": (
@@ -55,6 +57,10 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
             ("peer=lakeside", "kind=snapshot"): 7,
             ("peer=lakeside", "kind=sketch"): 0,
         },
+    ),
+    "conlora_refusals_total": (
+        "counter",
+        {("peer=st-anna", "reason=norm"): 1, ("peer=st-anna", "reason=sketch-key"): 4},
     ),
     "conlora_sketch_bytes_total": (
         "counter",
@@ -89,7 +95,7 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
 
 @pytest.fixture
 def node() -> FakeNode:
-    return FakeNode(status(peers=[UP, DOWN, REFUSED]), view())
+    return FakeNode(status(peers=[UP, DOWN, replace(REFUSED, quarantine="norm 5")]), view())
 
 
 async def fetch(port: int) -> str:

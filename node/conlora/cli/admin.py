@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conlora.net.admin_client import AdminClient
     from conlora.net.status import NodeStatus, PeerStatus
 
-LINK_STYLES = {"up": "green", "down": "yellow", "refused": "red"}
+LINK_STYLES = {"up": "green", "down": "yellow", "refused": "red", "quarantined": "red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -212,8 +212,8 @@ def _row(peer: "PeerStatus") -> "tuple[str | Text, ...]":
     note = peer.last_error
     if peer.retry_in_seconds:
         note += f", next try in {human_seconds(peer.retry_in_seconds)}"
-    if peer.snapshots_rejected:
-        note += f" ({peer.snapshots_rejected} snapshots rejected)"
+    if peer.refused:
+        note += f" (refused: {', '.join(f'{reason} {n}' for reason, n in sorted(peer.refused.items()))})"
     return (
         Text(peer.name),
         Text(peer.link, style=LINK_STYLES[peer.link]),

@@ -1,4 +1,6 @@
-"""`conlora peers`: the partners of a node; `add` and `remove` change the configuration, bare `peers` shows live links."""
+"""`conlora peers`: the partners of a node; `add` and `remove` change the configuration, `lift` a running node, bare `peers` shows
+live links.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +9,7 @@ import typer
 
 from conlora.cli.common import ConfigOption, JsonOption, config_path, console
 
-app = typer.Typer(help="Partners: show their links, add or remove one.", invoke_without_command=True)
+app = typer.Typer(help="Partners: show their links, add or remove one, end a quarantine.", invoke_without_command=True)
 
 
 @app.callback()
@@ -64,3 +66,16 @@ def remove(
         raise ConfigError(f"{target}: no such peer; `conlora peers` lists them")
     target.unlink()
     console.print(f"removed {name}; `conlora reload` tells a running daemon")
+
+
+@app.command()
+def lift(
+    name: Annotated[str, typer.Argument(help="The peer's name, as `conlora peers` shows it.")],
+    config: ConfigOption = None,
+) -> None:
+    """End the quarantine of a partner that has committed too many offences. A restart does not."""
+    from conlora.cli.admin import admin_client
+
+    with admin_client(config) as client:
+        client.lift(name)
+    console.print(f"lifted the quarantine of {name}", markup=False, soft_wrap=True)

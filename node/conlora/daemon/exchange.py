@@ -172,7 +172,8 @@ class Exchange:
             late = ", ".join(self._names[peer] for peer in self._gossip.missing(round_))
             raise TrainingFailed(
                 f"round {round_}: no snapshot of this round from {late} within {self._deadline:.0f} s; in sync mode every "
-                "neighbour has to take part: start the missing ones, or raise federation.sync_deadline_seconds"
+                "neighbour has to take part: start the missing ones (`conlora peers` says why they are down), or raise "
+                "federation.sync_deadline_seconds"
             ) from None
 
     def _begin_mix(self, plan: Plan, last: bool) -> Mix:

@@ -111,6 +111,9 @@ def _training(status: NodeStatus) -> Iterator[Metric]:
 def _links(peers: list[PeerStatus]) -> Iterator[Metric]:
     yield _by_peer("conlora_link_up", "1 while the link lives", peers, lambda p: float(p.link == "up"))
     yield _by_peer(
+        "conlora_peer_quarantined", "1 while nothing is accepted", peers, lambda p: float(p.quarantine is not None)
+    )
+    yield _by_peer(
         "conlora_snapshot_age_seconds", "Since the newest snapshot arrived", peers, lambda p: p.snapshot_age_seconds
     )
     yield _by_peer(
@@ -123,14 +126,19 @@ def _links(peers: list[PeerStatus]) -> Iterator[Metric]:
     rejected = CounterMetricFamily(
         "conlora_rejections_total", "What a peer sent and was refused", labels=["peer", "kind"]
     )
+    refused = CounterMetricFamily(
+        "conlora_refusals_total", "What a peer sent and was refused, by reason", labels=["peer", "reason"]
+    )
     sketches = CounterMetricFamily("conlora_sketch_bytes_total", "Sent for sketches", labels=["peer"])
     for peer in peers:
         traffic.add_metric([peer.name, "sent"], peer.bytes_sent)
         traffic.add_metric([peer.name, "received"], peer.bytes_received)
         rejected.add_metric([peer.name, "snapshot"], peer.snapshots_rejected)
         rejected.add_metric([peer.name, "sketch"], peer.sketches_rejected)
+        for reason, n in peer.refused.items():
+            refused.add_metric([peer.name, reason], n)
         sketches.add_metric([peer.name], peer.sketch_bytes_sent)
-    yield from (traffic, rejected, sketches)
+    yield from (traffic, rejected, refused, sketches)
 
 
 def _edges(view: ConsensusView) -> Iterator[Metric]:

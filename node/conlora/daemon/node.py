@@ -30,6 +30,7 @@ from conlora.net.identity import Peer, load_identity, load_peers
 from conlora.net.mesh import Mesh, PeerState
 from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
 from conlora.store.history import History
+from conlora.store.quarantines import Quarantines
 
 log = structlog.get_logger()
 
@@ -66,7 +67,8 @@ class Node:
         self._exchange = Exchange(
             mode, peers, config.federation.sync_deadline_seconds, self._observatory, config.exchange.encoding_for
         )
-        self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode])
+        quarantines = Quarantines(config.state_dir / "quarantines.json")
+        self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], quarantines)
         self._supervisor = Supervisor(
             config,
             self._exchange,
@@ -173,7 +175,14 @@ class Node:
             snapshots_rejected=counts.rejected,
             sketches_rejected=counts.sketches_rejected,
             sketch_bytes_sent=counts.sketch_bytes_sent,
+            refused=dict(state.conduct.refused),
         )
+        if quarantine := state.conduct.quarantine:
+            status.quarantine = quarantine.offences
+            status.quarantined_seconds = max(0.0, time.time() - quarantine.since)
+            status.last_error = (
+                f"too many offences ({quarantine.offences}); `conlora peers lift {peer.name}` ends the quarantine"
+            )
         if link:
             status.encoding, status.delivery_seconds = link.encoding, link.delivery_seconds
         if newest := self._exchange.newest(peer.node_id):
@@ -251,6 +260,10 @@ class Node:
                 raise
         log.info("reloaded", **asdict(made))
         return made
+
+    async def lift(self, peer: str) -> None:
+        """See `net.admin.Operations`."""
+        await self._mesh.lift(peer)
 
     async def _reload(self) -> Changes:
         """Whatever may fail comes before the first change."""

@@ -61,6 +61,10 @@ class Operations(Protocol):
         """Reads cards and configuration again; returns what differs now."""
         ...
 
+    async def lift(self, peer: str) -> None:
+        """Ends the quarantine of the peer of that name."""
+        ...
+
 
 class AdminService(admin_pb2_grpc.AdminServicer):
     """Serves Operations on a Unix socket that only the node's user may open."""
@@ -155,6 +159,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadReply:
         """See admin.proto."""
         return to_message(await _answered(self._node.reload(), context), pb.ReloadReply())
+
+    async def Lift(self, request: pb.LiftRequest, context: Any) -> pb.LiftReply:
+        """See admin.proto."""
+        await _answered(self._node.lift(request.peer), context)
+        return pb.LiftReply()
 
 
 async def _answered(operation: Awaitable[T], context: Any) -> T:

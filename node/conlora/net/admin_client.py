@@ -71,6 +71,10 @@ class AdminClient:
         """Has the node read its peers' cards and its configuration again; returns what differs now."""
         return from_message(self._call(self._stub.Reload, pb.ReloadRequest(), SLOW_SECONDS), Changes)
 
+    def lift(self, peer: str) -> None:
+        """Ends the quarantine of the peer of that name."""
+        self._call(self._stub.Lift, pb.LiftRequest(peer=peer), QUICK_SECONDS)
+
     def _call(self, method: Any, request: Any, seconds: float) -> Any:
         if not self._socket.exists():
             raise NodeUnreachable(

@@ -5,13 +5,18 @@ where frames keep coming a link would never end.
 """
 
 import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NoReturn, Protocol
 
 import structlog
 
+from conlora.core.budget import Budget
+from conlora.core.conduct import Conduct
 from conlora.core.encoding import Encoding
 from conlora.core.federation import FederationSettings
-from conlora.errors import PeerError, ProtocolError, SettingsMismatch
+from conlora.errors import Overdue, PeerError, ProtocolError, Quarantined, SettingsMismatch
 from conlora.net import wire
 from conlora.net.identity import Peer
 from conlora.net.mailbox import Mailbox
@@ -46,11 +51,15 @@ class LinkClosed(PeerError):
 class Link:
     """A conversation with `peer`. `shake_hands`, then `run` until it raises the PeerError that ended it."""
 
-    def __init__(self, peer: Peer, stream: Stream, *, dialled: bool, depth: int) -> None:
+    def __init__(
+        self, peer: Peer, stream: Stream, *, dialled: bool, depth: int, conduct: Conduct | None = None
+    ) -> None:
+        """conduct: what is known of the peer's; None: nothing."""
         self.peer = peer
         self.dialled = dialled
         self.instance = b""
         self.counts = Counts()
+        self.conduct = conduct or Conduct()
         self._stream = stream
         self._mailbox = Mailbox(depth)
         self._discarded = asyncio.Event()
@@ -62,14 +71,17 @@ class Link:
         """Exchanges Hellos and compares them; returns whether the other side only probes.
 
         Raises SettingsMismatch naming every field that differs (both sides do, each from its own view), ProtocolError
-        where the other side does not speak the protocol, LinkClosed where it parts.
+        where the other side does not speak the protocol, Overdue where it says nothing, LinkClosed where it parts.
         """
-        await self._stream.write(wire.hello(name, instance, settings, probe))
-        try:
-            async with asyncio.timeout(wire.HANDSHAKE_SECONDS):
-                theirs = await self._next_hello()
-        except TimeoutError:
-            raise ProtocolError(f"{self.peer.name} did not say Hello within {wire.HANDSHAKE_SECONDS:.0f} s") from None
+        with self._judging():
+            try:
+                async with asyncio.timeout(wire.HANDSHAKE_SECONDS):
+                    await self._stream.write(wire.hello(name, instance, settings, probe))
+                    theirs = await self._next_hello()
+            except TimeoutError:
+                raise Overdue(
+                    "handshake", f"{self.peer.name} did not say Hello within {wire.HANDSHAKE_SECONDS:.0f} s"
+                ) from None
         if problems := wire.differences(settings, theirs):
             raise SettingsMismatch(f"{self.peer.name} does not fit: {'; '.join(problems)}")
         self.instance, self._understood = theirs.instance, list(theirs.encodings)
@@ -98,9 +110,11 @@ class Link:
             self._sender.published()
 
     def close(self, reason: "Goodbye.Reason", detail: str = "") -> None:
-        """Says good-bye after what is being sent now; `run` then ends. A link that was replaced breaks off at once."""
+        """Says good-bye after what is being sent now; `run` then ends. A link that was replaced, or to a peer of which nothing is
+        accepted any more, breaks off at once.
+        """
         self._mailbox.close(wire.goodbye(reason, detail))
-        if reason == Goodbye.REASON_DUPLICATE:
+        if reason in (Goodbye.REASON_DUPLICATE, Goodbye.REASON_QUARANTINED):
             self.discard()
 
     def discard(self) -> None:
@@ -115,8 +129,8 @@ class Link:
     async def run(self, receiver: Receiver) -> None:
         """Sends and receives until the link ends, always by raising: LinkClosed or another PeerError."""
         self._sender = Sender(receiver.formats, self._encoding(receiver))
-        sending = asyncio.ensure_future(self._send(receiver))
-        receiving = asyncio.ensure_future(self._receive(receiver))
+        sending = asyncio.ensure_future(self._judged(self._send, receiver))
+        receiving = asyncio.ensure_future(self._judged(self._receive, receiver))
         discarded = asyncio.ensure_future(self._discarded.wait())
         try:
             await asyncio.wait({sending, receiving, discarded}, return_when=asyncio.FIRST_COMPLETED)
@@ -136,7 +150,22 @@ class Link:
         error = ours if isinstance(ours, LinkClosed) or isinstance(theirs, asyncio.CancelledError) else theirs
         if isinstance(error, ProtocolError):
             await self.part(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
+        elif isinstance(error, Quarantined):
+            await self.part(wire.goodbye(Goodbye.REASON_QUARANTINED, f"{wire.QUARANTINED}: {error}"))
         raise error
+
+    @contextlib.contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Counts what ends the conversation, and at once: who offends may hang up, and so cancel whatever is awaited here."""
+        try:
+            yield
+        except ProtocolError as error:
+            if self.conduct.offend(error.reason, time.monotonic()):
+                raise Quarantined(f"{error}; that was once too often ({self.conduct.offences})") from error
+            raise
+        except Overdue as error:
+            self.conduct.fail(error.reason)
+            raise
 
     async def part(self, goodbye: Frame) -> None:
         """Says good-bye, and waits a moment for the other side to end the stream: ending it here could overtake the frame."""
@@ -148,6 +177,10 @@ class Link:
                         return
         except (TimeoutError, PeerError):
             return
+
+    async def _judged(self, talk: Callable[[Receiver], Awaitable[NoReturn]], receiver: Receiver) -> NoReturn:
+        with self._judging():
+            await talk(receiver)
 
     async def _say(self, goodbye: Frame) -> None:
         """Sends a last frame, if the transport still takes it within a moment."""
@@ -214,22 +247,29 @@ class Link:
             snapshot.release()
 
     async def _receive(self, receiver: Receiver) -> NoReturn:
-        reception = Reception(self.peer, receiver, self.counts)
+        reception = Reception(self.peer, receiver, self.counts, self.conduct)
+        frames = Budget(wire.FRAMES_AT_ONCE, wire.FRAMES_PER_SECOND)
         while True:
-            frame = await self._next_frame()
+            if not frames.spend(1, time.monotonic()):
+                self.conduct.fail("throttled")
+                await asyncio.sleep(wire.FRAMES_AT_ONCE / wire.FRAMES_PER_SECOND / 2)
+                continue
+            frame = await self._next_frame(reception)
             if self._discarded.is_set():
                 continue  # another link has taken the edge over
             if isinstance(frame, memoryview):
                 reception.chunk(frame)
             elif frame.HasField("taken"):
                 self._answered(frame.taken)
-            elif not frame.HasField("heartbeat") and (answer := reception.frame(frame, self._mailbox.answering)):
+            elif frame.HasField("heartbeat"):
+                reception.heartbeat()
+            elif answer := reception.frame(frame, self._mailbox.answering):
                 self._mailbox.answer(answer)
 
     def _answered(self, answer: SnapshotTaken) -> None:
         assert self._sender is not None
         if not self._sender.taken(answer):
-            raise ProtocolError(f"{self.peer.name} answered a snapshot that it was not sent")
+            raise ProtocolError("answer", f"{self.peer.name} answered a snapshot that it was not sent")
         if answer.outcome == SnapshotTaken.OUTCOME_REJECTED:
             log.warning("this node's snapshot was rejected", peer=self.peer.name, reason=wire.printable(answer.detail))
         self._mailbox.delivered()
@@ -238,15 +278,20 @@ class Link:
         frame = await self._next_frame()
         if isinstance(frame, memoryview) or frame.WhichOneof("kind") != "hello":
             kind = "chunk" if isinstance(frame, memoryview) else frame.WhichOneof("kind")
-            raise ProtocolError(f"{self.peer.name} sent {kind} before Hello")
+            raise ProtocolError("no-hello", f"{self.peer.name} sent {kind} before Hello")
         return frame.hello
 
-    async def _next_frame(self) -> Frame | memoryview:
-        """The next frame that is no farewell. Raises LinkClosed or ProtocolError where there is none."""
+    async def _next_frame(self, reception: Reception | None = None) -> Frame | memoryview:
+        """The next frame that is no farewell. Raises LinkClosed or another PeerError where there is none.
+
+        reception: whose patience may be shorter than that with a silent peer.
+        """
         try:
-            async with asyncio.timeout(wire.SILENCE_SECONDS):
+            async with asyncio.timeout(reception.patience if reception else wire.SILENCE_SECONDS):
                 frame = await self._stream.read()
         except TimeoutError:
+            if reception:
+                reception.check_pace()
             raise PeerError(f"nothing heard from {self.peer.name} for {wire.SILENCE_SECONDS:.0f} s") from None
         if frame is None:
             raise PeerError(f"{self.peer.name} ended the link without a word")
@@ -256,4 +301,8 @@ class Link:
         return frame
 
     async def _write(self, message: Frame | bytes) -> None:
-        await self._stream.write(message)
+        try:
+            async with asyncio.timeout(wire.STALL_SECONDS):
+                await self._stream.write(message)
+        except TimeoutError:
+            raise Overdue("stalled", f"{self.peer.name} took nothing for {wire.STALL_SECONDS:.0f} s") from None

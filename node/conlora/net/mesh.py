@@ -4,15 +4,16 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, MutableMapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
 import structlog
 
+from conlora.core.conduct import Conduct, Quarantine
 from conlora.core.federation import FederationSettings
-from conlora.errors import PeerError, SettingsMismatch
+from conlora.errors import PeerError, Refused, SettingsMismatch
 from conlora.net import wire
 from conlora.net.credentials import accepting_credentials, caller_id
 from conlora.net.identity import Identity, Peer
@@ -27,6 +28,7 @@ from conlora.net.streams import (
     open_port,
 )
 from conlora.net.transfers import Outgoing
+from conlora.net.warden import Turnstile, Warden
 from conlora.net.wire import Goodbye
 
 log = structlog.get_logger()
@@ -59,6 +61,8 @@ class PeerState:
     last_error: str = ""
     retry_at: float = 0.0  # monotonic; 0: not waiting
     past: Counts = field(default_factory=Counts)  # of links that have ended
+    conduct: Conduct = field(default_factory=Conduct)
+    turnstile: Turnstile = field(default_factory=Turnstile)
 
     @property
     def counts(self) -> Counts:
@@ -67,17 +71,28 @@ class PeerState:
 
     @property
     def word(self) -> str:
-        """up, down or refused."""
+        """up, down, refused or quarantined."""
+        if self.conduct.quarantine:
+            return "quarantined"
         return "up" if self.link else "refused" if self.refused else "down"
 
 
 class Mesh:
     """The links of one node to its configured peers."""
 
-    def __init__(self, name: str, identity: Identity, peers: list[Peer], node: Node, depth: int) -> None:
-        """depth: snapshots that may wait for a link, 1 in async mode and 2 in lockstep."""
+    def __init__(
+        self,
+        name: str,
+        identity: Identity,
+        peers: list[Peer],
+        node: Node,
+        depth: int,
+        quarantines: MutableMapping[str, Quarantine] | None = None,
+    ) -> None:
+        """depth: snapshots that may wait for a link, 1 in async mode and 2 in lockstep. quarantines: see `Warden`."""
+        self._warden = Warden({} if quarantines is None else quarantines)
         # Replaced when peers change, and never changed itself: TLS reads it in other threads.
-        self.states = {peer.node_id: PeerState(peer) for peer in peers}
+        self.states = {peer.node_id: PeerState(peer, conduct=self._warden.conduct(peer)) for peer in peers}
         self._name = name
         self._identity = identity
         self._node = node
@@ -113,14 +128,24 @@ class Mesh:
 
     def change(self, peers: list[Peer]) -> None:
         """Has exactly these peers from now on, and dials at once those that are down. First `part` from those left out."""
-        states = {peer.node_id: self.states.get(peer.node_id) or PeerState(peer) for peer in peers}
+        states = {}
         for peer in peers:
-            state = states[peer.node_id]
+            state = self.states.get(peer.node_id) or PeerState(peer, conduct=self._warden.conduct(peer))
+            states[peer.node_id] = state
             state.peer = peer
             if state.link:
                 state.link.change(peer, self._node)
         self.states = states
         self._dial_all()
+
+    async def lift(self, name: str) -> None:
+        """Ends the quarantine of the peer with that name, and dials it at once. Raises Refused where there is none."""
+        state = next((state for state in self.states.values() if state.peer.name == name), None)
+        if state is None:
+            raise Refused(f"nothing was lifted: no peer is called {name}; `conlora peers` lists them")
+        self._warden.lift(state.peer, state.conduct)
+        state.last_error = ""
+        await self._announce()
 
     def _dial_all(self) -> None:
         """Keeps every edge dialled whose peer has an address, beginning now where there is no link."""
@@ -176,8 +201,17 @@ class Mesh:
             log.warning("refused a caller that is no configured peer", id=caller, address=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
             return
+        if state.conduct.quarantine:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, wire.QUARANTINED)
         if self._closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, wire.LEAVING)
+        with state.turnstile.call() as admitted:
+            if not admitted:
+                state.conduct.fail("calls")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "too many calls")
+            await self._answer(state, context)
+
+    async def _answer(self, state: PeerState, context: ServicerContext) -> None:
         try:
             async with asyncio.timeout(wire.HANDSHAKE_SECONDS / 2):
                 await self._ready.wait()
@@ -189,7 +223,7 @@ class Mesh:
         """Keeps a link to one peer alive for as long as it has an address and the node takes links."""
         delay = FIRST_RETRY_SECONDS
         while not self._closing:
-            await self._until(lambda: state.link is None)
+            await self._until(lambda: state.link is None and state.conduct.quarantine is None)
             if not state.peer.address:
                 return
             started = time.monotonic()
@@ -213,7 +247,7 @@ class Mesh:
     async def _converse(self, state: PeerState, stream: FrameStream, dialled: bool) -> None:
         """One link from Hello to its end; whatever ended it is kept for the operator."""
         assert self._settings is not None  # _ready is set by then
-        link = Link(state.peer, stream, dialled=dialled, depth=self._depth)
+        link = Link(state.peer, stream, dialled=dialled, depth=self._depth, conduct=state.conduct)
         try:
             if await link.shake_hands(self._name, self._instance, self._settings):
                 return
@@ -235,6 +269,9 @@ class Mesh:
             if not dialled and not self._closing:  # how gRPC tells that the dialler is gone
                 self._note(state, f"{state.peer.name} went away without a word", refused=False)
             raise
+        finally:
+            if state.conduct.quarantine and state.link:  # another one than this, which has ended
+                state.link.close(Goodbye.REASON_QUARANTINED, wire.QUARANTINED)
 
     async def _admit(self, state: PeerState, link: Link) -> None:
         """Makes `link` the edge's link, unless there is a better one. Raises LinkClosed for the one that gives way.
@@ -242,6 +279,9 @@ class Mesh:
         When both sides dial at once, both keep the link that the node with the smaller id dialled. A link from a new
         start of the peer's daemon always wins: the old one is a leftover.
         """
+        if state.conduct.quarantine:
+            await link.part(wire.goodbye(Goodbye.REASON_QUARANTINED, wire.QUARANTINED))
+            raise LinkClosed(Goodbye.REASON_QUARANTINED, wire.QUARANTINED)
         if self._closing or self.states.get(state.peer.node_id) is not state:
             await link.part(wire.goodbye(Goodbye.REASON_LEAVING, wire.LEAVING))
             raise LinkClosed(Goodbye.REASON_LEAVING, wire.LEAVING)

@@ -21,6 +21,7 @@ PURPOSE = b"conlora sketch\0"  # what is signed here can't be passed off as anyt
 LONGEST_NAME = 63
 NODE_ID = re.compile(r"[A-Z2-7]{1,7}(-[A-Z2-7]{1,7}){7}")
 OVERHEAD_BYTES = 1024  # of a record beside sketches and neighbours
+NEIGHBOURS_BYTES = 80 * MOST_NODES  # at most
 LONGEST_KEY = 512  # bytes; a P-256 key has 91. Larger ones would cost time before they turn out to be another kind
 LARGEST_NUMBER = 1e18  # far above any adapter's, and small enough that its powers in an estimate stay finite
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
@@ -48,7 +49,7 @@ class Scribe:
     @property
     def max_record_bytes(self) -> int:
         """Larger records are refused before memory is taken for them."""
-        return self.record_bytes + 80 * MOST_NODES
+        return self.record_bytes + NEIGHBOURS_BYTES
 
     def sign(
         self,

@@ -26,6 +26,9 @@ class PeerStatus:
     edge_error: float | None = None
     encoding: str | None = None
     delivery_seconds: float | None = None
+    refused: dict[str, int] = field(default_factory=dict)
+    quarantine: str | None = None
+    quarantined_seconds: float | None = None
 
 
 @dataclass(slots=True)

@@ -17,6 +17,15 @@ from conlora.v1 import peer_pb2
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
+# What links have no use for is not offered. A compressed message may come to much more than it says.
+LIMITS = [("grpc.compression_enabled_algorithms_bitset", 1)]  # none
+PORT_LIMITS = [
+    *LIMITS,
+    ("grpc.server_handshake_timeout_ms", int(1000 * wire.HANDSHAKE_SECONDS)),  # TLS included
+    ("grpc.max_connection_idle_ms", int(1000 * wire.HANDSHAKE_SECONDS)),  # without a call
+    ("grpc.max_concurrent_streams", 1),  # of a connection
+]
+
 SERVICE = peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name
 
 
@@ -46,8 +55,12 @@ class FrameStream:
             return None  # gRPC's mark for the end
         try:
             return wire.parse(message)
+        except wire.TooLarge as error:
+            raise ProtocolError(
+                "too-large", f"{self._peer_name} sent a frame of {error.nbytes} bytes that is no chunk"
+            ) from None
         except DecodeError:
-            raise ProtocolError(f"{self._peer_name} sent bytes that are no frame") from None
+            raise ProtocolError("no-frame", f"{self._peer_name} sent bytes that are no frame") from None
 
     async def write(self, message: Frame | bytes) -> None:
         """See `link.Stream`."""
@@ -72,7 +85,7 @@ async def open_port(
     async def link(_requests: Any, context: ServicerContext) -> None:
         await accept(context)
 
-    service = grpc.aio.server(options=SERVICE_OPTIONS)
+    service = grpc.aio.server(options=[*SERVICE_OPTIONS, *PORT_LIMITS])
     # Frames come as bytes: it is ours to refuse what is no frame.
     handler = grpc.stream_stream_rpc_method_handler(link)
     service.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Link": handler}),))
@@ -91,7 +104,7 @@ async def dialled_stream(identity: Identity, peer: Peer) -> AsyncIterator[FrameS
     """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it."""
     credentials, options = dialling_credentials(identity, peer)
     assert peer.address is not None
-    channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=options)
+    channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=[*options, *LIMITS])
     try:
         call = channel.stream_stream(f"/{SERVICE}/Link")()
         yield FrameStream(peer.name, call.read, call.write)
@@ -110,10 +123,12 @@ def explain(peer_name: str, error: BaseException) -> PeerError:
         return PeerError(f"{peer_name} hangs up on this node; perhaps its operator still has to add this node's card")
     if isinstance(error, grpc.aio.AioRpcError):
         match error.code():
+            case grpc.StatusCode.PERMISSION_DENIED if wire.QUARANTINED in details:
+                return PeerError(f"{peer_name} has quarantined this node; ask its operator why, and to lift that")
             case grpc.StatusCode.PERMISSION_DENIED:
                 return PeerError(f"{peer_name} does not admit this node; its operator has to add this node's card")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return ProtocolError(f"{peer_name} sent a frame above {wire.MAX_FRAME_BYTES} bytes")
+                return ProtocolError("too-large", f"{peer_name} sent a frame above {wire.MAX_FRAME_BYTES} bytes")
     return PeerError(f"{peer_name} can't be reached or went away ({_brief(details)})")
 
 

@@ -4,6 +4,7 @@ Chunks are cut where the pieces of the encoding end (core/encoding.py), so that 
 while it is in cache, and lands in the slot that it will be mixed from.
 """
 
+import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from conlora.net import wire
 from conlora.net.wire import Chunk, Frame, SnapshotHeader, SnapshotTaken
 
 Formats = Mapping[str, Format]  # by encoding
+_numbers = itertools.count(1)
 
 
 class Outgoing:
@@ -43,6 +45,7 @@ class Outgoing:
         self.degree = degree
         self.radius = radius
         self.vector = vector
+        self.number = next(_numbers)
         self.published_at = time.monotonic()
         self._encoded: dict[tuple[Encoding, int], Chunk] | None = {} if shared else None
         self._on_free = on_free
@@ -125,6 +128,7 @@ class Sender:
             encoding=format.encoding.value,
             id=secrets.randbits(64) or 1,
             base=base,
+            number=snapshot.number,
         )
         self._nbytes = format.nbytes
         self._published_at, self._began = snapshot.published_at, time.monotonic()
@@ -189,7 +193,9 @@ class Incoming:
         piece = None if head_missing else next(self._pieces, None)
         expected = min(head_missing, CHUNK_BYTES) if head_missing else piece.nbytes if piece else 0
         if len(chunk) != expected or not chunk:
-            raise ProtocolError(f"{self._sender} sent a chunk of {len(chunk)} bytes where one of {expected} was due")
+            raise ProtocolError(
+                "chunk-length", f"{self._sender} sent a chunk of {len(chunk)} bytes where one of {expected} was due"
+            )
         self._missing -= expected
         if piece is None:
             self._head += chunk
@@ -200,7 +206,7 @@ class Incoming:
     def finish(self, digest: bytes) -> None:
         """The end. Raises ProtocolError where it comes too early, and SnapshotRejected for what must not be used."""
         if self._missing:
-            raise ProtocolError(f"{self._sender} ended a snapshot {self._missing} bytes early")
+            raise ProtocolError("early-end", f"{self._sender} ended a snapshot {self._missing} bytes early")
         header_differs(self._format, bytes(self._head))
         if self.landing is not None and not self.landing.cancelled:
             self._validator.finish(self.landing.out, digest)

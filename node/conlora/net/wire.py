@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from conlora.core.encoding import CHUNK_BYTES, Buffer, Encoding
 from conlora.core.federation import FederationSettings
 from conlora.v1 import adapter_pb2, peer_pb2
@@ -12,15 +14,35 @@ from conlora.v1.peer_pb2 import Frame, Goodbye
 
 __all__ = ["Frame", "Goodbye", "SketchHeader", "SketchRecord", "SnapshotHeader", "SnapshotTaken"]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_FRAME_BYTES = CHUNK_BYTES + 64 * 1024  # a chunk and its wrapping; gRPC refuses anything larger unread
+MAX_CONTROL_BYTES = 256 * 1024  # of a frame that is no chunk; the longest is a Hello with thousands of target modules
 MAX_ROUND = 2**63 - 1  # what the history can hold; no node gets there by counting
 HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
 HEARTBEAT_SECONDS = 2.0
 SILENCE_SECONDS = 15.0  # a link on which nothing came for so long is dead
+STALL_SECONDS = (
+    2 * SILENCE_SECONDS
+)  # ... and one that took no frame for so long: its other end has heard nothing for as long
+HEARTBEATS_AT_ONCE = (
+    64  # after a pause of the network or of a process they come in a bunch; twice their rate is the most
+)
+FRAMES_AT_ONCE, FRAMES_PER_SECOND = (
+    4096,
+    2048,
+)  # a link is read no faster: 2 GiB/s of chunks, or 500 snapshots of the smallest
 GOODBYE_SECONDS = 2.0
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 PARTING = "its operator has removed this node"  # what a good-bye says
+QUARANTINED = "quarantined"  # what a good-bye begins with, and what a dialler hears
+
+
+class TooLarge(DecodeError):
+    """A frame that is no chunk has more than MAX_CONTROL_BYTES."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(f"a frame of {nbytes} bytes that is no chunk")
+        self.nbytes = nbytes
 
 
 _CHUNK_TAG = bytes([Frame.CHUNK_FIELD_NUMBER << 3 | 2])
@@ -65,7 +87,9 @@ def chunk_prefix(nbytes: int) -> bytes:
 
 
 def parse(message: bytes) -> "Frame | memoryview":
-    """A frame, or of a frame that holds a chunk the chunk itself, which is not copied. Raises DecodeError for anything else."""
+    """A frame, or of a frame that holds a chunk the chunk itself, which is not copied. Raises DecodeError for anything else, also
+    for what is too large.
+    """
     if message[:1] == _CHUNK_TAG:
         length, start = 0, 1
         for shift in range(0, 28, 7):
@@ -76,8 +100,15 @@ def parse(message: bytes) -> "Frame | memoryview":
                 break
         if start + length == len(message):
             return memoryview(message)[start:]
+    if len(message) > MAX_CONTROL_BYTES:  # of which protobuf could make many times as much
+        raise TooLarge(len(message))
     frame = Frame.FromString(message)
     return memoryview(frame.chunk) if frame.HasField("chunk") else frame
+
+
+def transfer_seconds(nbytes: int) -> float:
+    """How long a snapshot or sketch may take from its header on: at the pace that a link has to have (see SILENCE_SECONDS)."""
+    return SILENCE_SECONDS * (2 + nbytes / CHUNK_BYTES)
 
 
 def _varint(number: int) -> bytes:

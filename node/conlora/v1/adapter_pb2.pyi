@@ -66,7 +66,7 @@ class SketchRecord(_message.Message):
     def __init__(self, federation: _Optional[bytes] = ..., name: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., round: _Optional[int] = ..., neighbours: _Optional[_Iterable[str]] = ..., before: _Optional[bytes] = ..., after: _Optional[bytes] = ..., lifetime_seconds: _Optional[int] = ..., still: _Optional[bool] = ...) -> None: ...
 
 class SnapshotHeader(_message.Message):
-    __slots__ = ("round", "degree", "nbytes", "encoding", "id", "base", "radius")
+    __slots__ = ("round", "degree", "nbytes", "encoding", "id", "base", "radius", "number")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEGREE_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class SnapshotHeader(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     RADIUS_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     round: int
     degree: int
     nbytes: int
@@ -81,7 +82,8 @@ class SnapshotHeader(_message.Message):
     id: int
     base: int
     radius: float
-    def __init__(self, round: _Optional[int] = ..., degree: _Optional[int] = ..., nbytes: _Optional[int] = ..., encoding: _Optional[str] = ..., id: _Optional[int] = ..., base: _Optional[int] = ..., radius: _Optional[float] = ...) -> None: ...
+    number: int
+    def __init__(self, round: _Optional[int] = ..., degree: _Optional[int] = ..., nbytes: _Optional[int] = ..., encoding: _Optional[str] = ..., id: _Optional[int] = ..., base: _Optional[int] = ..., radius: _Optional[float] = ..., number: _Optional[int] = ...) -> None: ...
 
 class SnapshotEnd(_message.Message):
     __slots__ = ("digest",)

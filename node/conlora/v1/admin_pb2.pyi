@@ -62,7 +62,14 @@ class StatusReply(_message.Message):
     def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
-    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent", "encoding", "delivery_seconds")
+    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent", "encoding", "delivery_seconds", "refused", "quarantine", "quarantined_seconds")
+    class RefusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +87,9 @@ class PeerStatus(_message.Message):
     SKETCH_BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINE_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     address: str
@@ -97,7 +107,10 @@ class PeerStatus(_message.Message):
     sketch_bytes_sent: int
     encoding: str
     delivery_seconds: float
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ..., sketches_rejected: _Optional[int] = ..., sketch_bytes_sent: _Optional[int] = ..., encoding: _Optional[str] = ..., delivery_seconds: _Optional[float] = ...) -> None: ...
+    refused: _containers.ScalarMap[str, int]
+    quarantine: str
+    quarantined_seconds: float
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ..., sketches_rejected: _Optional[int] = ..., sketch_bytes_sent: _Optional[int] = ..., encoding: _Optional[str] = ..., delivery_seconds: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., quarantine: _Optional[str] = ..., quarantined_seconds: _Optional[float] = ...) -> None: ...
 
 class ConsensusRequest(_message.Message):
     __slots__ = ()
@@ -328,3 +341,13 @@ class ReloadReply(_message.Message):
     changed: _containers.RepeatedScalarFieldContainer[str]
     keys: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, added: _Optional[_Iterable[str]] = ..., removed: _Optional[_Iterable[str]] = ..., changed: _Optional[_Iterable[str]] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LiftRequest(_message.Message):
+    __slots__ = ("peer",)
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    def __init__(self, peer: _Optional[str] = ...) -> None: ...
+
+class LiftReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

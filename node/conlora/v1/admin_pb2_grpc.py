@@ -79,6 +79,11 @@ class AdminStub:
                 request_serializer=conlora_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
                 response_deserializer=conlora_dot_v1_dot_admin__pb2.ReloadReply.FromString,
                 _registered_method=True)
+        self.Lift = channel.unary_unary(
+                '/conlora.v1.Admin/Lift',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.LiftRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.LiftReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -142,6 +147,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Lift(self, request, context):
+        """ends a peer's quarantine
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +201,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Reload,
                     request_deserializer=conlora_dot_v1_dot_admin__pb2.ReloadRequest.FromString,
                     response_serializer=conlora_dot_v1_dot_admin__pb2.ReloadReply.SerializeToString,
+            ),
+            'Lift': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lift,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.LiftRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.LiftReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -434,6 +451,33 @@ class Admin:
             '/conlora.v1.Admin/Reload',
             conlora_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
             conlora_dot_v1_dot_admin__pb2.ReloadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lift(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/Lift',
+            conlora_dot_v1_dot_admin__pb2.LiftRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.LiftReply.FromString,
             options,
             channel_credentials,
             insecure,
