@@ -223,7 +223,7 @@ async def test_another_protocol_version_is_named() -> None:
     hello = wire.hello("x", b"", SETTINGS)
     hello.hello.protocol_version = 99
     link = Link(PEER, Script([hello]), dialled=False, depth=1)
-    with pytest.raises(SettingsMismatch, match="mallory does not fit: protocol_version: ours is 4, theirs 99"):
+    with pytest.raises(SettingsMismatch, match="mallory does not fit: protocol_version: ours is 5, theirs 99"):
         await link.shake_hands("me", b"1", SETTINGS)
 
 

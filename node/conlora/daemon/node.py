@@ -18,6 +18,7 @@ from conlora.config import NodeConfig, load_config
 from conlora.core.consensus import amplification
 from conlora.daemon.background import background
 from conlora.daemon.card import model_card
+from conlora.daemon.certificates import Certificates
 from conlora.daemon.changes import changes, check_encodings
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import export
@@ -26,8 +27,10 @@ from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
 from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
-from conlora.net.identity import Peer, load_identity, load_peers
+from conlora.net.certificates import expires
+from conlora.net.identity import Peer, load_identity
 from conlora.net.mesh import Mesh, PeerState
+from conlora.net.rotation import Announced
 from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
 from conlora.store.history import History
 
@@ -59,6 +62,7 @@ class Node:
         self._path = path
         self._config = config
         self._identity = load_identity(config.identity_dir)
+        self._announced = Announced(config.state_dir)
         peers = self._read_peers(config)
         mode = config.federation.mode
         self._history = history
@@ -66,7 +70,8 @@ class Node:
         self._exchange = Exchange(
             mode, peers, config.federation.sync_deadline_seconds, self._observatory, config.exchange.encoding_for
         )
-        self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode])
+        self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], self._announced.keep)
+        self._certificates = Certificates(config.identity_dir, self._mesh)
         self._supervisor = Supervisor(
             config,
             self._exchange,
@@ -85,7 +90,7 @@ class Node:
         self._reloading: asyncio.Task[None] | None = None  # by a signal
 
     def _read_peers(self, config: NodeConfig) -> list[Peer]:
-        peers = load_peers(config.peers_dir, self._identity.node_id)
+        peers = self._announced.peers(config.peers_dir, self._identity.node_id)
         check_encodings(config, peers)
         return peers
 
@@ -115,11 +120,15 @@ class Node:
         if self._mesh.states:
             await self._mesh.listen(self._config.listen)
         log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
+        watching = asyncio.create_task(self._certificates.watch())
         try:
-            await self._supervisor.run()
+            try:
+                await self._supervisor.run()
+            finally:
+                self._trained.set()
+            await self._stop.wait()
         finally:
-            self._trained.set()
-        await self._stop.wait()
+            watching.cancel()
 
     def _begin_stop(self) -> None:
         self._stop.set()
@@ -156,6 +165,8 @@ class Node:
             trainer_pid=progress.trainer_pid,
             uptime_seconds=time.monotonic() - self._started,
             consensus=sum(errors) / len(errors) if errors else None,
+            certificate_expires=expires(self._certificates.newest.certificate),
+            next_certificate_at=following.takes_over_at if (following := self._certificates.identity.next) else None,
             peers=[self._peer_status(state) for state in self._mesh.states.values()],
         )
 
@@ -173,6 +184,8 @@ class Node:
             snapshots_rejected=counts.rejected,
             sketches_rejected=counts.sketches_rejected,
             sketch_bytes_sent=counts.sketch_bytes_sent,
+            certificate_expires=expires(peer.newest),
+            knows_next_certificate=self._mesh.introductions.known_by(state),
         )
         if link:
             status.encoding, status.delivery_seconds = link.encoding, link.delivery_seconds
@@ -251,6 +264,11 @@ class Node:
                 raise
         log.info("reloaded", **asdict(made))
         return made
+
+    async def read_identity(self) -> None:
+        """See `net.admin.Operations`."""
+        async with self._changing:
+            self._certificates.read()
 
     async def _reload(self) -> Changes:
         """Whatever may fail comes before the first change."""

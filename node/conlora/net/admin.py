@@ -61,6 +61,10 @@ class Operations(Protocol):
         """Reads cards and configuration again; returns what differs now."""
         ...
 
+    async def read_identity(self) -> None:
+        """Tells peers the next certificate that lies beside the identity."""
+        ...
+
 
 class AdminService(admin_pb2_grpc.AdminServicer):
     """Serves Operations on a Unix socket that only the node's user may open."""
@@ -155,6 +159,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadReply:
         """See admin.proto."""
         return to_message(await _answered(self._node.reload(), context), pb.ReloadReply())
+
+    async def ReadIdentity(self, request: pb.ReadIdentityRequest, context: Any) -> pb.ReadIdentityReply:
+        """See admin.proto."""
+        await _answered(self._node.read_identity(), context)
+        return pb.ReadIdentityReply()
 
 
 async def _answered(operation: Awaitable[T], context: Any) -> T:

@@ -71,6 +71,10 @@ class AdminClient:
         """Has the node read its peers' cards and its configuration again; returns what differs now."""
         return from_message(self._call(self._stub.Reload, pb.ReloadRequest(), SLOW_SECONDS), Changes)
 
+    def read_identity(self) -> None:
+        """Has the node tell its peers the next certificate."""
+        self._call(self._stub.ReadIdentity, pb.ReadIdentityRequest(), QUICK_SECONDS)
+
     def _call(self, method: Any, request: Any, seconds: float) -> Any:
         if not self._socket.exists():
             raise NodeUnreachable(

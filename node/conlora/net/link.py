@@ -5,6 +5,7 @@ where frames keep coming a link would never end.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 import structlog
@@ -48,6 +49,9 @@ class Link:
 
     def __init__(self, peer: Peer, stream: Stream, *, dialled: bool, depth: int) -> None:
         self.peer = peer
+        # Answers frames about certificates; where it is not there, they break the protocol.
+        self.on_certificate: Callable[[Frame], Frame | None] | None = None
+        self._certificate_frames = 0
         self.dialled = dialled
         self.instance = b""
         self.counts = Counts()
@@ -96,6 +100,10 @@ class Link:
         self._mailbox.put(snapshot)
         if self._sender:
             self._sender.published()
+
+    def tell(self, frame: Frame) -> None:
+        """Sends a frame soon, before snapshots that wait."""
+        self._mailbox.answer(frame)
 
     def close(self, reason: "Goodbye.Reason", detail: str = "") -> None:
         """Says good-bye after what is being sent now; `run` then ends. A link that was replaced breaks off at once."""
@@ -221,10 +229,21 @@ class Link:
                 continue  # another link has taken the edge over
             if isinstance(frame, memoryview):
                 reception.chunk(frame)
+            elif self.on_certificate and frame.WhichOneof("kind") in ("next_certificate", "certificate_kept"):
+                self._certificate(self.on_certificate, frame)
             elif frame.HasField("taken"):
                 self._answered(frame.taken)
-            elif not frame.HasField("heartbeat") and (answer := reception.frame(frame, self._mailbox.answering)):
+            elif not frame.HasField("heartbeat") and (answer := reception.frame(frame, self._mailbox.owing)):
                 self._mailbox.answer(answer)
+
+    def _certificate(self, handle: Callable[[Frame], Frame | None], frame: Frame) -> None:
+        self._certificate_frames += 1
+        if self._certificate_frames > wire.MOST_CERTIFICATE_FRAMES:
+            raise ProtocolError(
+                f"{self.peer.name} sent more than {wire.MOST_CERTIFICATE_FRAMES} frames about certificates"
+            )
+        if answer := handle(frame):
+            self._mailbox.answer(answer)
 
     def _answered(self, answer: SnapshotTaken) -> None:
         assert self._sender is not None

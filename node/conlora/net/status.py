@@ -26,6 +26,8 @@ class PeerStatus:
     edge_error: float | None = None
     encoding: str | None = None
     delivery_seconds: float | None = None
+    certificate_expires: float | None = None
+    knows_next_certificate: bool = False
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class NodeStatus:
     consensus: float | None
     peers: list[PeerStatus] = field(default_factory=list)
     evaluation: dict[str, float] = field(default_factory=dict)
+    certificate_expires: float | None = None
+    next_certificate_at: float | None = None
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """Frames of the peer protocol: building and reading them, and the limits that hold on every link."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,13 +13,15 @@ from conlora.v1.peer_pb2 import Frame, Goodbye
 
 __all__ = ["Frame", "Goodbye", "SketchHeader", "SketchRecord", "SnapshotHeader", "SnapshotTaken"]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_FRAME_BYTES = CHUNK_BYTES + 64 * 1024  # a chunk and its wrapping; gRPC refuses anything larger unread
 MAX_ROUND = 2**63 - 1  # what the history can hold; no node gets there by counting
 HANDSHAKE_SECONDS = 10.0  # a peer that still loads its model answers late
 HEARTBEAT_SECONDS = 2.0
 SILENCE_SECONDS = 15.0  # a link on which nothing came for so long is dead
 GOODBYE_SECONDS = 2.0
+MOST_CERTIFICATE_FRAMES = 64  # on one link
+LARGEST_CERTIFICATE = 16 * 1024  # bytes of PEM; one with the longest lineage has 8 kB
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 PARTING = "its operator has removed this node"  # what a good-bye says
 
@@ -151,6 +154,16 @@ def differences(ours: FederationSettings, message: peer_pb2.Hello) -> list[str]:
 def printable(text: str) -> str:
     """What a peer says, as it may reach a log."""
     return "".join(c if c.isprintable() else "?" for c in text[:500])
+
+
+def next_certificate(certificate: bytes) -> Frame:
+    """Announces what this side will show. certificate: PEM."""
+    return Frame(next_certificate=certificate)
+
+
+def certificate_kept(certificate: bytes) -> Frame:
+    """The answer to an announcement."""
+    return Frame(certificate_kept=hashlib.sha256(certificate).digest())
 
 
 def heartbeat() -> Frame:

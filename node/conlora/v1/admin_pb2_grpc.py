@@ -79,6 +79,11 @@ class AdminStub:
                 request_serializer=conlora_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
                 response_deserializer=conlora_dot_v1_dot_admin__pb2.ReloadReply.FromString,
                 _registered_method=True)
+        self.ReadIdentity = channel.unary_unary(
+                '/conlora.v1.Admin/ReadIdentity',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -142,6 +147,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadIdentity(self, request, context):
+        """tells peers the next certificate, if there is one
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +201,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Reload,
                     request_deserializer=conlora_dot_v1_dot_admin__pb2.ReloadRequest.FromString,
                     response_serializer=conlora_dot_v1_dot_admin__pb2.ReloadReply.SerializeToString,
+            ),
+            'ReadIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadIdentity,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -434,6 +451,33 @@ class Admin:
             '/conlora.v1.Admin/Reload',
             conlora_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
             conlora_dot_v1_dot_admin__pb2.ReloadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/ReadIdentity',
+            conlora_dot_v1_dot_admin__pb2.ReadIdentityRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.ReadIdentityReply.FromString,
             options,
             channel_credentials,
             insecure,
