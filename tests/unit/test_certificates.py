@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -401,16 +402,18 @@ def test_a_month_before_the_end_there_is_a_warning_a_day(tmp_path: Path, mercy: 
         watched.look(first := expires(old.certificate) - WARNING_SECONDS + 1)
         watched.look(first + REMIND_SECONDS - 1)
     assert len(logs) == 1
-    assert logs[0]["event"].startswith("the certificate of anna expires on ")
-    assert logs[0]["event"].endswith("UTC; its operator has to run `conlora cert rotate`")
+    assert (logs[0]["log_level"], logs[0]["peer"]) == ("warning", "anna")
+    assert logs[0]["event"] == "a peer's certificate is near its end: its operator has to run `conlora cert rotate`"
+    assert re.fullmatch(r"expires on 20\d\d-\d\d-\d\d \d\d:\d\d UTC", logs[0]["ends"])
     with capture_logs() as logs:
         watched.look(first + REMIND_SECONDS)
         watched.look(end + 1)
-    assert [entry["event"].split(" on ")[0] for entry in logs] == [
-        "the certificate of anna expires",
-        "this node's certificate has expired",
-        "the certificate of anna has expired",
+    assert [(entry.get("peer"), entry["ends"].split(" on ")[0]) for entry in logs] == [
+        ("anna", "expires"),
+        (None, "has expired"),
+        ("anna", "has expired"),
     ]
+    assert logs[1]["event"] == "this node's certificate is near its end: run `conlora cert rotate`"
 
 
 def test_a_certificate_that_was_replaced_needs_no_warning(tmp_path: Path, mercy: Identity) -> None:

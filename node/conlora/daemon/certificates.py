@@ -48,17 +48,15 @@ class Certificates:
         """now: seconds since the epoch."""
         if self.identity.next and self.identity.at(now) is not self.identity:
             self._take_over()
-        own = self.newest
-        self._warn(own.node_id, own.certificate, now, "this node's certificate", "run `conlora cert rotate`")
+        if ends := self._to_be_said(self.newest.node_id, self.newest.certificate, now):
+            log.warning("this node's certificate is near its end: run `conlora cert rotate`", ends=ends)
         for state in self._mesh.states.values():
-            peer = state.peer
-            self._warn(
-                peer.node_id,
-                peer.newest,
-                now,
-                f"the certificate of {peer.name}",
-                "its operator has to run `conlora cert rotate`",
-            )
+            if ends := self._to_be_said(state.peer.node_id, state.peer.newest, now):
+                log.warning(
+                    "a peer's certificate is near its end: its operator has to run `conlora cert rotate`",
+                    peer=state.peer.name,
+                    ends=ends,
+                )
 
     def read(self) -> None:
         """Takes up what `conlora cert rotate` has put beside the identity, and tells peers. Raises ConfigError."""
@@ -80,9 +78,10 @@ class Certificates:
         self._mesh.show(following)
         log.info("the next certificate has taken over; partners from now on need the card that `conlora id` prints")
 
-    def _warn(self, node_id: str, certificate: bytes, now: float, whose: str, remedy: str) -> None:
-        """Once a day."""
+    def _to_be_said(self, node_id: str, certificate: bytes, now: float) -> str:
+        """What to say of a certificate, once a day."""
         text = warning(expires(certificate), now)
-        if text and now - self._warned.get(node_id, -REMIND_SECONDS) >= REMIND_SECONDS:
-            self._warned[node_id] = now
-            log.warning(f"{whose} {text}; {remedy}")
+        if not text or now - self._warned.get(node_id, -REMIND_SECONDS) < REMIND_SECONDS:
+            return ""
+        self._warned[node_id] = now
+        return text
