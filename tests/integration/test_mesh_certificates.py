@@ -13,6 +13,7 @@ from tests.meshes import SETTINGS, Member, linked, pair, snapshot, until
 
 from conlora.errors import StateError
 from conlora.net import certificates
+from conlora.net.credentials import presented
 from conlora.net.identity import Identity, Peer
 from conlora.net.introductions import Introductions
 from conlora.net.mesh import Mesh
@@ -166,6 +167,23 @@ async def test_both_are_accepted_in_the_overlap_and_the_new_one_alone_after_it(m
     await restart(a, b.card(dialled=a_dials))
     running(b).show(b.identity)  # dials at once
     await until(lambda: linked(a, b), "a link")
+
+
+async def test_what_is_shown_changes_when_it_is_time_in_a_running_node(member: Members) -> None:
+    a, b = member("a"), member("b")
+    first, until_then = a.identity, time.time() + 3
+    a.identity = rotating(first, until_then)
+    await a.start(b.card(dialled=False))
+    await b.start(a.card(), listens=False)
+    await until(lambda: running(a).introductions.known_by(a.state(b)), "b knows it")
+    link = a.link(b)
+    assert await presented(a.card()) == first.certificate
+    await until(lambda: time.time() > until_then, "the takeover")
+    assert a.identity.next is not None
+    assert await presented(a.card()) == a.identity.next.certificate
+    assert a.link(b) is link
+    await restart(b, b.state(a).peer, listens=False)
+    await until(lambda: linked(a, b), "a link with the new one")
 
 
 async def test_a_peer_that_was_away_learns_it_when_it_comes_back(member: Members) -> None:
