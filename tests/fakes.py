@@ -23,6 +23,7 @@ UP = PeerStatus(
     "st-anna", "ABC", "anna:7443", "up", "", 0.0, 2**40, 3, 1, sketches_rejected=4, sketch_bytes_sent=77,
     snapshot_round=0, snapshot_age_seconds=0.0, weight=0.25, edge_error=0.0,
     encoding="bf16", delivery_seconds=0.125, refused={"norm": 1, "sketch-key": 4},
+    certificate_expires=4e9, knows_next_certificate=True,
 )  # fmt: skip
 DOWN = PeerStatus("charité", "DEF", "", "down", "connection refused", 1.5, 0, 0, 0)
 REFUSED = PeerStatus("lakeside", "GHI", "", "refused", "does not fit: rule", 0.0, 5, 6, 7)
@@ -41,6 +42,7 @@ def status(**changes: Any) -> NodeStatus:
             **{"mode": "sync", "state": "training", "message": "", "round": 3, "rounds": 10, "step": 24},
             **{"loss": 0.5, "accuracy": 0.0, "trainer_restarts": 1, "pid": 12, "trainer_pid": 0},
             **{"uptime_seconds": 1.25, "consensus": None, "evaluation": {"accuracy": 0.5, "loss": 0.25}},
+            **{"certificate_expires": 5e9, "next_certificate_at": None},
             **changes,
         }
     )
@@ -145,6 +147,9 @@ class FakeNode:
     async def stop(self) -> tuple[Path | None, int]:
         self._note("stop")
         return self.last_checkpoint, 8
+
+    async def read_identity(self) -> None:
+        self._note("read_identity")
 
     async def reload(self) -> Changes:
         self._note("reload")

@@ -17,7 +17,8 @@ ConLoRAError                 1   something failed that is nobody's mistake
     ├── SettingsMismatch     -   the peer belongs to another federation, or to this one with other settings
     └── Rejected             -   what a peer sent can't be used
         ├── SnapshotRejected -   a snapshot is malformed
-        └── SketchRejected   -   a sketch is malformed, or not signed by its owner
+        ├── SketchRejected   -   a sketch is malformed, or not signed by its owner
+        └── CertificateRejected - a certificate is not the peer's, not valid now, or not vouched for
 
 A message is one sentence or two: what is wrong, where, and what to do.
 """
@@ -113,6 +114,7 @@ class Rejected(PeerError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+        self.detail = detail
 
 
 class SnapshotRejected(Rejected):
@@ -121,3 +123,7 @@ class SnapshotRejected(Rejected):
 
 class SketchRejected(Rejected):
     """A sketch that a peer has passed on is malformed, or not signed by its owner."""
+
+
+class CertificateRejected(Rejected):
+    """A certificate is not the peer's, not valid now, or not vouched for by the one that is known."""

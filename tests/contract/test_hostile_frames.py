@@ -103,6 +103,13 @@ async def run(frames: Sequence[Frame], inbox: Inbox | None = None) -> tuple[Peer
     return caught.value, link, stream
 
 
+class Deaf(Script):
+    """Takes nothing."""
+
+    async def write(self, message: Frame | bytes) -> None:
+        await asyncio.Event().wait()
+
+
 VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
     "a chunk before its header": ([chunk(b"x")], "a chunk where it has no place"),
     "an empty frame": ([Frame()], "an empty frame where it has no place"),
@@ -132,6 +139,7 @@ VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
     "an end before the body": ([*HEAD, wire.snapshot_end(bytes(16))], "ended a snapshot 56 bytes early"),
     "an answer to nothing": ([wire.taken(0, SnapshotTaken.OUTCOME_KEPT)], "answered a snapshot that it was not sent"),
     "a second Hello": ([wire.hello("x", b"", SETTINGS)], "hello where it has no place"),
+    "a certificate where nobody cares": ([wire.next_certificate(b"x")], "next_certificate where it has no place"),
     "a Hello midway": ([header(), wire.hello("x", b"", SETTINGS)], "hello where it has no place"),
 }
 
@@ -150,13 +158,15 @@ async def test_a_violation_ends_the_link_with_a_word(violation: str) -> None:
 
 async def test_a_snapshot_before_the_last_one_was_answered() -> None:
     """However much is said, one answer waits at most: here the other side takes none."""
-
-    class Deaf(Script):
-        async def write(self, message: Frame | bytes) -> None:
-            await asyncio.Event().wait()
-
     link = Link(PEER, Deaf([*GOOD, *GOOD]), dialled=True, depth=1)
     with pytest.raises(ProtocolError, match="mallory sent a snapshot before the last one was answered"):
+        await link._receive(Inbox())
+
+
+async def test_a_snapshot_while_something_else_waits_to_be_told() -> None:
+    link = Link(PEER, Deaf(GOOD), dialled=True, depth=1)
+    link.tell(wire.next_certificate(b"x"))
+    with pytest.raises(PeerError, match="mallory ended the link without a word"):
         await link._receive(Inbox())
 
 

@@ -16,8 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 from tests.meshes import SETTINGS, Member, linked, until
 
-from conlora.net.credentials import CHANNEL_OPTIONS, accepting_credentials, caller_id, dialling_credentials
-from conlora.net.identity import Identity, node_id_of, tls_name
+from conlora.errors import CertificateRejected
+from conlora.net.certificates import node_id_of, tls_name
+from conlora.net.credentials import CHANNEL_OPTIONS, accepting_credentials, caller, dialling_credentials
+from conlora.net.identity import Identity
 from conlora.net.wire import MAX_FRAME_BYTES, Frame, Goodbye, hello
 from conlora.v1 import peer_pb2_grpc
 
@@ -45,7 +47,8 @@ async def test_somebody_else_at_the_address(member: Members) -> None:
     await a.start(b.card(address=c.address))
     await until(lambda: a.state(b).word == "refused", "refused")
     assert a.state(b).last_error == (
-        "whoever answers at b's address has another certificate than its card; ask b for a new card"
+        "whoever answers at b's address has another certificate than its card; ask b for a new card "
+        f"(the certificate is that of node {c.identity.node_id})"
     )
     assert a.node.events == c.node.events == []
 
@@ -177,13 +180,19 @@ async def test_a_configured_peer_needs_tls_1_3(member: Members, tmp_path: Path, 
 
 
 async def test_a_caller_is_known_by_its_certificate_only(member: Members) -> None:
-    a = member("a")
+    a, b = member("a"), member("b")
     good = {"ssl_tls_version": [b"TLSv1.3"], "x509_pem_cert": [a.identity.certificate]}
-    assert caller_id(good) == a.identity.node_id
-    assert caller_id({**good, "ssl_tls_version": [b"TLSv1.2"]}) is None
-    assert caller_id({**good, "ssl_tls_version": []}) is None
-    assert caller_id({**good, "x509_pem_cert": []}) is None
-    assert caller_id({}) is None
+    assert caller(good, [b.card(), a.card()]) == a.card()
+    for changes, peers, reason in (
+        ({}, [b.card()], "stranger"),
+        ({"ssl_tls_version": [b"TLSv1.2"]}, [a.card()], "tls"),
+        ({"ssl_tls_version": []}, [a.card()], "tls"),
+        ({"x509_pem_cert": []}, [a.card()], "tls"),
+        ({"x509_pem_cert": [], "ssl_tls_version": []}, [a.card()], "tls"),
+    ):
+        with pytest.raises(CertificateRejected) as caught:
+            caller({**good, **changes}, peers)
+        assert caught.value.reason == reason
 
 
 async def test_a_dialler_that_sends_no_frames(member: Members) -> None:
@@ -222,7 +231,9 @@ class Impostor(grpc.GenericRpcHandler):
         self._messages = messages
         self._port = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._port.add_generic_rpc_handlers([self])
-        self._port.add_secure_port(member.address, accepting_credentials(member.identity, lambda: [caller.card()]))
+        self._port.add_secure_port(
+            member.address, accepting_credentials(lambda: member.identity, lambda: [caller.card()])
+        )
 
     def service(self, details: object) -> grpc.RpcMethodHandler:
         return grpc.stream_stream_rpc_method_handler(self._converse)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.reliability.attackers import ATTACKS, read_rows, train
 from tests.bench.figures import ROOT, Figures
 from tests.daemons import Daemons
+from tests.reliability.attackers import ATTACKS, read_rows, train
 
 from conlora.core.topology import named_graph
 from conlora.testbed.partition import dirichlet, hold_out

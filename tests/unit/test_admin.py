@@ -102,7 +102,9 @@ async def test_every_command_arrives_and_is_answered(ask: Ask, node: FakeNode) -
     assert await ask(AdminClient.stop) == (Path("/state/step-8"), 8)
     assert await ask(AdminClient.reload) == Changes(["anna"], ["berta"], [], ["exchange.encoding"])
     await ask(lambda client: client.lift("anna"))
-    assert node.asked == ["pause", "resume", "checkpoint", (Path("/out"), True), "stop", "reload", "lift anna"]
+    await ask(AdminClient.read_identity)
+    called = ["pause", "resume", "checkpoint", (Path("/out"), True), "stop", "reload", "lift anna", "read_identity"]
+    assert node.asked == called
 
 
 async def test_export_is_relative_to_the_operator_not_the_node(
@@ -118,7 +120,7 @@ async def test_stop_without_a_checkpoint(ask: Ask, node: FakeNode) -> None:
     assert await ask(AdminClient.stop) == (None, 8)
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop", "reload"])
+@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop", "reload", "read_identity"])
 async def test_a_refusal_arrives_as_its_sentence(ask: Ask, node: FakeNode, command: str) -> None:
     node.refusal = "can't do that: the node is loading – später"
     with pytest.raises(Refused) as caught:
@@ -166,6 +168,7 @@ async def test_reflection_lists_and_describes_the_service(service: AdminService,
         "Stop",
         "Reload",
         "Lift",
+        "ReadIdentity",
     ]
 
 

@@ -13,16 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from conlora.errors import CardError, ConfigError
-from conlora.net.identity import (
-    Identity,
-    Peer,
-    create_identity,
-    load_card,
-    load_identity,
-    load_peers,
-    node_id_of,
-    tls_name,
-)
+from conlora.net.certificates import node_id_of, tls_name
+from conlora.net.identity import Identity, Peer, create_identity, load_card, load_identity, load_peers
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
     "conlora_node_info": ("gauge", {("name=mercy", "node_id=XYZ", "version=0.1", "rule=lora", "mode=sync"): 1}),
     "conlora_node_state": ("gauge", {("state=training",): 1}),
+    "conlora_certificate_expires_timestamp_seconds": ("gauge", {(): 5e9}),
+    "conlora_peer_certificate_expires_timestamp_seconds": ("gauge", {("peer=st-anna",): 4e9}),
     "conlora_round": ("gauge", {(): 3}),
     "conlora_round_goal": ("gauge", {(): 10}),
     "conlora_step": ("gauge", {(): 24}),
@@ -144,7 +146,7 @@ async def test_names_follow_prometheus_customs(node: FakeNode) -> None:
 
 
 async def test_what_is_not_known_is_left_out(node: FakeNode) -> None:
-    node.reply, node.seen = status(loss=None, accuracy=None, evaluation={}), ALONE
+    node.reply, node.seen = status(loss=None, accuracy=None, evaluation={}, certificate_expires=None), ALONE
     samples, _ = await scrape(node)
     names = {name for name, _ in samples}
     assert names == {

@@ -1,5 +1,6 @@
 """Commands for a running node, over its admin socket: status, pause, resume, checkpoint, export, reload, stop."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from conlora.cli.common import (
     human_seconds,
     print_json,
 )
+from conlora.net.expiry import warning
 
 if TYPE_CHECKING:
     from conlora.net.admin_client import AdminClient
@@ -46,6 +48,8 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
         ),
         soft_wrap=True,
     )
+    if ending := warning(reply.certificate_expires, time.time()):
+        console.print(f"this node's certificate {ending}; run `conlora cert rotate`", style="yellow", soft_wrap=True)
     if reply.message:
         console.print(Text(reply.message), style="yellow", soft_wrap=True)
     _print_peers(reply)
@@ -214,6 +218,8 @@ def _row(peer: "PeerStatus") -> "tuple[str | Text, ...]":
         note += f", next try in {human_seconds(peer.retry_in_seconds)}"
     if peer.refused:
         note += f" (refused: {', '.join(f'{reason} {n}' for reason, n in sorted(peer.refused.items()))})"
+    if ending := warning(peer.certificate_expires, time.time()):
+        note += f" (its certificate {ending})"
     return (
         Text(peer.name),
         Text(peer.link, style=LINK_STYLES[peer.link]),

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from conlora import __version__
-from conlora.cli import admin, consensus, dashboard, node, peers, testbed, top
+from conlora.cli import admin, cert, consensus, dashboard, node, peers, testbed, top
 from conlora.cli.common import quiet_grpc
 from conlora.errors import ConLoRAError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(peers.app, name="peers")
+app.add_typer(cert.app, name="cert")
 node.register(app)
 admin.register(app)
 consensus.register(app)

@@ -63,12 +63,15 @@ def run(
     ] = False,
 ) -> None:
     """Run the node in the foreground until it is stopped."""
-    from conlora.daemon.background import one_arithmetic_thread, steady_memory
+    from conlora.daemon.background import NICER, one_arithmetic_thread, steady_memory
 
     steady_memory()
     one_arithmetic_thread()  # before what follows imports numpy
     from conlora.cli.logs import set_up_logging
-    from conlora.daemon.node import run_node
+    from conlora.net.handshakes import refusals_in_log
 
-    set_up_logging()
-    run_node(config_path(config), paused=paused)
+    with refusals_in_log(NICER):
+        from conlora.daemon.node import run_node  # imports gRPC
+
+        set_up_logging()
+        run_node(config_path(config), paused=paused)

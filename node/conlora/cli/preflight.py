@@ -12,8 +12,9 @@ from conlora.cli.common import console, human_bytes
 from conlora.config import NodeConfig, load_config
 from conlora.errors import CheckFailed, ConfigError, ConLoRAError, NodeUnreachable, StateError
 from conlora.net.admin_client import AdminClient
-from conlora.net.identity import Identity, Peer, load_identity, load_peers
+from conlora.net.identity import Identity, Peer, load_identity
 from conlora.net.probe import probe
+from conlora.net.rotation import Announced
 
 if TYPE_CHECKING:
     from conlora.core.federation import FederationSettings
@@ -54,7 +55,7 @@ def preflight(path: Path, seconds: float) -> None:
     identity, peers = None, []
     with report.item("identity") as tell:
         identity = load_identity(config.identity_dir)
-        peers = load_peers(config.peers_dir, identity.node_id)
+        peers = Announced(config.state_dir).peers(config.peers_dir, identity.node_id)
         tell(f"{identity.node_id}, {len(peers)} peer{'' if len(peers) == 1 else 's'}")
     settings = _check_training(config, report)
     with report.item("address") as tell:

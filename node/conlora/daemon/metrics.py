@@ -94,6 +94,9 @@ def _training(status: NodeStatus) -> Iterator[Metric]:
     state = GaugeMetricFamily("conlora_node_state", "1 for the state that the node is in", labels=["state"])
     state.add_metric([status.state], 1)
     yield state
+    yield _gauge(
+        "conlora_certificate_expires_timestamp_seconds", "End of the node's certificate", status.certificate_expires
+    )
     yield _gauge("conlora_round", "Rounds finished", status.round)
     yield _gauge("conlora_round_goal", "Rounds to be made", status.rounds)
     yield _gauge("conlora_step", "Optimizer steps made", status.step)
@@ -112,6 +115,12 @@ def _links(peers: list[PeerStatus]) -> Iterator[Metric]:
     yield _by_peer("conlora_link_up", "1 while the link lives", peers, lambda p: float(p.link == "up"))
     yield _by_peer(
         "conlora_peer_quarantined", "1 while nothing is accepted", peers, lambda p: float(p.quarantine is not None)
+    )
+    yield _by_peer(
+        "conlora_peer_certificate_expires_timestamp_seconds",
+        "End of the newest certificate that is known",
+        peers,
+        lambda p: p.certificate_expires,
     )
     yield _by_peer(
         "conlora_snapshot_age_seconds", "Since the newest snapshot arrived", peers, lambda p: p.snapshot_age_seconds

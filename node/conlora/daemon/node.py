@@ -18,6 +18,7 @@ from conlora.config import NodeConfig, load_config
 from conlora.core.consensus import amplification
 from conlora.daemon.background import background
 from conlora.daemon.card import model_card
+from conlora.daemon.certificates import Certificates
 from conlora.daemon.changes import changes, check_encodings
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import export
@@ -26,8 +27,10 @@ from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
 from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
-from conlora.net.identity import Peer, load_identity, load_peers
+from conlora.net.certificates import expires
+from conlora.net.identity import Peer, load_identity
 from conlora.net.mesh import Mesh, PeerState
+from conlora.net.rotation import Announced
 from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
 from conlora.store.history import History
 from conlora.store.quarantines import Quarantines
@@ -60,6 +63,7 @@ class Node:
         self._path = path
         self._config = config
         self._identity = load_identity(config.identity_dir)
+        self._announced = Announced(config.state_dir)
         peers = self._read_peers(config)
         mode = config.federation.mode
         self._history = history
@@ -68,7 +72,10 @@ class Node:
             mode, peers, config.federation.sync_deadline_seconds, self._observatory, config.exchange.encoding_for
         )
         quarantines = Quarantines(config.state_dir / "quarantines.json")
-        self._mesh = Mesh(config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], quarantines)
+        self._mesh = Mesh(
+            config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], quarantines, self._announced.keep
+        )
+        self._certificates = Certificates(config.identity_dir, self._mesh)
         self._supervisor = Supervisor(
             config,
             self._exchange,
@@ -87,7 +94,7 @@ class Node:
         self._reloading: asyncio.Task[None] | None = None  # by a signal
 
     def _read_peers(self, config: NodeConfig) -> list[Peer]:
-        peers = load_peers(config.peers_dir, self._identity.node_id)
+        peers = self._announced.peers(config.peers_dir, self._identity.node_id)
         check_encodings(config, peers)
         return peers
 
@@ -117,11 +124,15 @@ class Node:
         if self._mesh.states:
             await self._mesh.listen(self._config.listen)
         log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
+        watching = asyncio.create_task(self._certificates.watch())
         try:
-            await self._supervisor.run()
+            try:
+                await self._supervisor.run()
+            finally:
+                self._trained.set()
+            await self._stop.wait()
         finally:
-            self._trained.set()
-        await self._stop.wait()
+            watching.cancel()
 
     def _begin_stop(self) -> None:
         self._stop.set()
@@ -158,6 +169,8 @@ class Node:
             trainer_pid=progress.trainer_pid,
             uptime_seconds=time.monotonic() - self._started,
             consensus=sum(errors) / len(errors) if errors else None,
+            certificate_expires=expires(self._certificates.newest.certificate),
+            next_certificate_at=following.takes_over_at if (following := self._certificates.identity.next) else None,
             peers=[self._peer_status(state) for state in self._mesh.states.values()],
         )
 
@@ -176,6 +189,8 @@ class Node:
             sketches_rejected=counts.sketches_rejected,
             sketch_bytes_sent=counts.sketch_bytes_sent,
             refused=dict(state.conduct.refused),
+            certificate_expires=expires(peer.newest),
+            knows_next_certificate=self._mesh.introductions.known_by(state),
         )
         if quarantine := state.conduct.quarantine:
             status.quarantine = quarantine.offences
@@ -265,6 +280,11 @@ class Node:
         """See `net.admin.Operations`."""
         await self._mesh.lift(peer)
 
+    async def read_identity(self) -> None:
+        """See `net.admin.Operations`."""
+        async with self._changing:
+            self._certificates.read()
+
     async def _reload(self) -> Changes:
         """Whatever may fail comes before the first change."""
         if self._stop.is_set():
@@ -277,7 +297,7 @@ class Node:
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
         self._observatory.change(peers)
         self._exchange.change(peers, config.federation.sync_deadline_seconds, config.exchange.encoding_for)
-        self._mesh.change(peers)
+        self._mesh.change([self._announced.known(peer) for peer in peers])  # they may have announced more meanwhile
         self._config = config
         return made
 

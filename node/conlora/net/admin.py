@@ -63,6 +63,9 @@ class Operations(Protocol):
 
     async def lift(self, peer: str) -> None:
         """Ends the quarantine of the peer of that name."""
+
+    async def read_identity(self) -> None:
+        """Tells peers the next certificate that lies beside the identity."""
         ...
 
 
@@ -164,6 +167,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """See admin.proto."""
         await _answered(self._node.lift(request.peer), context)
         return pb.LiftReply()
+
+    async def ReadIdentity(self, request: pb.ReadIdentityRequest, context: Any) -> pb.ReadIdentityReply:
+        """See admin.proto."""
+        await _answered(self._node.read_identity(), context)
+        return pb.ReadIdentityReply()
 
 
 async def _answered(operation: Awaitable[T], context: Any) -> T:

@@ -75,6 +75,10 @@ class AdminClient:
         """Ends the quarantine of the peer of that name."""
         self._call(self._stub.Lift, pb.LiftRequest(peer=peer), QUICK_SECONDS)
 
+    def read_identity(self) -> None:
+        """Has the node tell its peers the next certificate."""
+        self._call(self._stub.ReadIdentity, pb.ReadIdentityRequest(), QUICK_SECONDS)
+
     def _call(self, method: Any, request: Any, seconds: float) -> Any:
         if not self._socket.exists():
             raise NodeUnreachable(

@@ -1,51 +1,51 @@
 """A node's identity: its key and self-signed certificate, its node id, and the card that partners add it with."""
 
-import base64
-import datetime
-import hashlib
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import NameOID
 from pydantic import Field
 
 from conlora.config import Address, Section, load_section
-from conlora.errors import CardError, ConfigError
+from conlora.errors import CardError, CertificateRejected, ConfigError
+from conlora.net.certificates import (
+    LAG_SECONDS,
+    check_soundness,
+    check_validity,
+    follows,
+    lineage_of,
+    node_id_of,
+    self_signed,
+    takes_over_at,
+)
 
-VALID_DAYS = 10 * 365
 KEY_FILE, CERTIFICATE_FILE = "node.key", "node.crt"
-
-
-def node_id_of(certificate: x509.Certificate) -> str:
-    """SHA-256 of the certificate's public key, in base32 groups of seven: long enough to pin, short enough to read out."""
-    return key_id(certificate.public_key())
-
-
-def key_id(key: CertificatePublicKeyTypes) -> str:
-    """The node id of a public key."""
-    public = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    text = base64.b32encode(hashlib.sha256(public).digest()).decode().rstrip("=")
-    return "-".join(text[i : i + 7] for i in range(0, len(text), 7))
-
-
-def tls_name(node_id: str) -> str:
-    """The name in a node's certificate, derived from its id; TLS compares it when the node is dialled."""
-    return node_id.replace("-", "").lower()
+NEXT_KEY_FILE, NEXT_CERTIFICATE_FILE = "next.key", "next.crt"  # while a rotation is under way; see net/rotation.py
 
 
 @dataclass(frozen=True)
 class Identity:
-    """This node's own key and certificate, PEM."""
+    """This node's own key and certificate, PEM; while a rotation is under way also the next ones."""
 
     key: bytes
     certificate: bytes
     node_id: str
+    lineage: bytes = b""  # the handovers that lead to this key
+    next: "Identity | None" = None
+
+    @property
+    def takes_over_at(self) -> float:
+        """From when on this key and certificate count, seconds since the epoch; 0 for a first key."""
+        return takes_over_at(x509.load_pem_x509_certificate(self.certificate))
+
+    def at(self, now: float) -> "Identity":
+        """What this node shows at that moment, seconds since the epoch."""
+        return self.next if self.next and now >= self.next.takes_over_at else self
 
     def card(self, name: str, address: str | None) -> str:
         """What a partner needs to add this node: a block of YAML text to be mailed."""
@@ -76,7 +76,46 @@ class Peer:
     name: str
     node_id: str
     address: str | None
-    certificate: bytes
+    certificate: bytes  # the card's
+    successors: tuple[bytes, ...] = ()  # the oldest first: what the peer has announced since
+
+    @property
+    def newest(self) -> bytes:
+        """The certificate that the peer shows, or will show."""
+        return self.successors[-1] if self.successors else self.certificate
+
+    def accepted(self, now: float) -> list[bytes]:
+        """The certificates that the peer may show now: the newest, and older ones until their successor takes over.
+
+        An hour is allowed for clocks that differ.
+        """
+        older, following = (self.certificate, *self.successors)[:-1], self.successors
+        valid = [
+            certificate
+            for certificate, successor in zip(older, following, strict=True)
+            if now < takes_over_at(x509.load_pem_x509_certificate(successor)) + LAG_SECONDS
+        ]
+        return [*valid, self.newest]
+
+    def succeeded(self, certificate: bytes, now: float) -> "Peer":
+        """The same peer, which shows, or will show, this PEM certificate; itself where that is known.
+
+        Raises CertificateRejected with reason `format`, `another-node`, `expired`, `not-yet-valid`, `replaced` or `not-vouched`.
+        """
+        try:
+            new, newest = (x509.load_pem_x509_certificate(pem) for pem in (certificate, self.newest))
+        except ValueError:
+            raise CertificateRejected("format", "no PEM certificate") from None
+        check_soundness(new, self.node_id)
+        check_validity(new, now)
+        if new in (x509.load_pem_x509_certificate(pem) for pem in self.accepted(now)):
+            return self
+        if follows(newest, new):
+            raise CertificateRejected("replaced", "the certificate was replaced by a newer one")
+        if not follows(new, newest):
+            raise CertificateRejected("not-vouched", "the key that is known does not vouch for that of the certificate")
+        pem = new.public_bytes(serialization.Encoding.PEM)
+        return replace(self, successors=(*self.successors, pem))
 
 
 def create_identity(directory: Path) -> Identity:
@@ -85,13 +124,10 @@ def create_identity(directory: Path) -> Identity:
     if key_path.exists() or certificate_path.exists():
         raise ConfigError(f"{directory}: holds an identity already; peers know this node by it, so it is not replaced")
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    certificate = _self_signed(key)
+    certificate = self_signed(key)
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
+        write_private(key_path, private_bytes(key))
         certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     except OSError as error:
         raise ConfigError(
@@ -100,33 +136,51 @@ def create_identity(directory: Path) -> Identity:
     return load_identity(directory)
 
 
-def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    label = tls_name(key_id(key.public_key()))
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label)])
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # partners' clocks may lag
-        .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(label)]), critical=False)
-        # Not a CA. TLS alone would still admit what this key signs; `caller_id` looks at the very key.
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as it lies on the disk, PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Makes a file that only its owner may read; it must not be there yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def load_identity(directory: Path) -> Identity:
-    """Reads this node's identity. Raises ConfigError where it is missing, unreadable by us, readable by others, or torn."""
-    key_path, certificate_path = directory / KEY_FILE, directory / CERTIFICATE_FILE
+    """Reads this node's identity as of now, with what a rotation has put beside it.
+
+    Raises ConfigError where it is missing, unreadable by us, readable by others, or torn.
+    """
+    key = directory / KEY_FILE
+    if not (directory / NEXT_CERTIFICATE_FILE).exists():
+        if (directory / NEXT_KEY_FILE).exists() and _belong_together(
+            directory / NEXT_KEY_FILE, directory / CERTIFICATE_FILE
+        ):
+            key = directory / NEXT_KEY_FILE  # a takeover was broken off between its two files
+        return _load_pair(key, directory / CERTIFICATE_FILE)
+    identity = _load_pair(key, directory / CERTIFICATE_FILE)
+    following = _load_pair(directory / NEXT_KEY_FILE, directory / NEXT_CERTIFICATE_FILE)
+    if following.node_id != identity.node_id:
+        raise ConfigError(
+            f"{directory}: {NEXT_CERTIFICATE_FILE} is that of another node; remove {NEXT_KEY_FILE} and {NEXT_CERTIFICATE_FILE}"
+        )
+    return replace(identity, next=following).at(time.time())
+
+
+def _load_pair(key_path: Path, certificate_path: Path) -> Identity:
+    directory = key_path.parent
     try:
         key_pem, certificate_pem = key_path.read_bytes(), certificate_path.read_bytes()
         mode = key_path.stat().st_mode & 0o077
         key = serialization.load_pem_private_key(key_pem, None)
         certificate = x509.load_pem_x509_certificate(certificate_pem)
+        node_id = node_id_of(certificate)
     except OSError as error:
         raise ConfigError(f"{directory}: no readable identity ({error}); `conlora init DIR` makes one") from error
     except ValueError as error:
@@ -135,9 +189,17 @@ def load_identity(directory: Path) -> Identity:
         raise ConfigError(f"{key_path}: other users may read this private key; run chmod 600 {key_path}")
     if key.public_key() != certificate.public_key():
         raise ConfigError(
-            f"{directory}: {KEY_FILE} and {CERTIFICATE_FILE} don't belong together; restore them from a backup"
+            f"{directory}: {key_path.name} and {certificate_path.name} don't belong together; restore them from a backup"
         )
-    return Identity(key_pem, certificate_pem, node_id_of(certificate))
+    return Identity(key_pem, certificate_pem, node_id, lineage_of(certificate))
+
+
+def _belong_together(key_path: Path, certificate_path: Path) -> bool:
+    try:
+        _load_pair(key_path, certificate_path)
+    except ConfigError:
+        return False
+    return True
 
 
 def load_card(path: Path) -> Peer:
@@ -149,7 +211,10 @@ def load_card(path: Path) -> Peer:
         raise CardError(
             f"{path}: certificate: not a PEM certificate ({error}); ask {card.name} to mail the card again"
         ) from error
-    actual = node_id_of(certificate)
+    try:
+        actual = node_id_of(certificate)
+    except ValueError as error:
+        raise CardError(f"{path}: certificate: {error}; ask {card.name} to mail the card again") from error
     if actual != card.id:
         raise CardError(
             f"{path}: id: {card.id} is not the id of this certificate ({actual}); the card was changed on its way, "

@@ -56,6 +56,9 @@ class Link:
     ) -> None:
         """conduct: what is known of the peer's; None: nothing."""
         self.peer = peer
+        # Answers frames about certificates; where it is not there, they break the protocol.
+        self.on_certificate: Callable[[Frame], Frame | None] | None = None
+        self._certificate_frames = 0
         self.dialled = dialled
         self.instance = b""
         self.counts = Counts()
@@ -108,6 +111,10 @@ class Link:
         self._mailbox.put(snapshot)
         if self._sender:
             self._sender.published()
+
+    def tell(self, frame: Frame) -> None:
+        """Sends a frame soon, before snapshots that wait."""
+        self._mailbox.answer(frame)
 
     def close(self, reason: "Goodbye.Reason", detail: str = "") -> None:
         """Says good-bye after what is being sent now; `run` then ends. A link that was replaced, or to a peer of which nothing is
@@ -259,12 +266,23 @@ class Link:
                 continue  # another link has taken the edge over
             if isinstance(frame, memoryview):
                 reception.chunk(frame)
+            elif self.on_certificate and frame.WhichOneof("kind") in ("next_certificate", "certificate_kept"):
+                self._certificate(self.on_certificate, frame)
             elif frame.HasField("taken"):
                 self._answered(frame.taken)
             elif frame.HasField("heartbeat"):
                 reception.heartbeat()
-            elif answer := reception.frame(frame, self._mailbox.answering):
+            elif answer := reception.frame(frame, self._mailbox.owing):
                 self._mailbox.answer(answer)
+
+    def _certificate(self, handle: Callable[[Frame], Frame | None], frame: Frame) -> None:
+        self._certificate_frames += 1
+        if self._certificate_frames > wire.MOST_CERTIFICATE_FRAMES:
+            raise ProtocolError(
+                "rate", f"{self.peer.name} sent more than {wire.MOST_CERTIFICATE_FRAMES} frames about certificates"
+            )
+        if answer := handle(frame):
+            self._mailbox.answer(answer)
 
     def _answered(self, answer: SnapshotTaken) -> None:
         assert self._sender is not None

@@ -27,6 +27,11 @@ class Mailbox:
         """Whether there is an answer to be sent."""
         return bool(self._answers)
 
+    @property
+    def owing(self) -> bool:
+        """Whether the other side still waits for the answer to its snapshot."""
+        return any(frame.HasField("taken") for frame in self._answers)
+
     def put(self, snapshot: Outgoing) -> None:
         """Offers a snapshot."""
         if len(self._waiting) == self._depth:

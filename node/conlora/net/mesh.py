@@ -13,10 +13,11 @@ import structlog
 
 from conlora.core.conduct import Conduct, Quarantine
 from conlora.core.federation import FederationSettings
-from conlora.errors import PeerError, Refused, SettingsMismatch
+from conlora.errors import CertificateRejected, PeerError, Refused, SettingsMismatch
 from conlora.net import wire
-from conlora.net.credentials import accepting_credentials, caller_id
+from conlora.net.credentials import accepting_credentials, caller
 from conlora.net.identity import Identity, Peer
+from conlora.net.introductions import Introductions
 from conlora.net.link import Link, LinkClosed
 from conlora.net.reception import Counts, Receiver
 from conlora.net.streams import (
@@ -60,6 +61,7 @@ class PeerState:
     refused: bool = False
     last_error: str = ""
     retry_at: float = 0.0  # monotonic; 0: not waiting
+    kept: bytes = b""  # see `introductions.Acquaintance`
     past: Counts = field(default_factory=Counts)  # of links that have ended
     conduct: Conduct = field(default_factory=Conduct)
     turnstile: Turnstile = field(default_factory=Turnstile)
@@ -88,13 +90,17 @@ class Mesh:
         node: Node,
         depth: int,
         quarantines: MutableMapping[str, Quarantine] | None = None,
+        keep: Callable[[Peer], None] = lambda peer: None,
     ) -> None:
-        """depth: snapshots that may wait for a link, 1 in async mode and 2 in lockstep. quarantines: see `Warden`."""
+        """depth: snapshots that may wait for a link, 1 in async mode and 2 in lockstep. quarantines: see `Warden`.
+
+        keep: see `Introductions`.
+        """
         self._warden = Warden({} if quarantines is None else quarantines)
         # Replaced when peers change, and never changed itself: TLS reads it in other threads.
         self.states = {peer.node_id: PeerState(peer, conduct=self._warden.conduct(peer)) for peer in peers}
         self._name = name
-        self._identity = identity
+        self.introductions = Introductions(identity, keep)
         self._node = node
         self._depth = depth
         self._instance = os.urandom(8)
@@ -109,7 +115,9 @@ class Mesh:
         """Opens the peer port, if it is not open yet. Raises ConfigError where the address can't be taken."""
         if self._service:
             return
-        credentials = accepting_credentials(self._identity, lambda: [state.peer for state in self.states.values()])
+        credentials = accepting_credentials(
+            lambda: self.introductions.identity, lambda: [state.peer for state in self.states.values()]
+        )
         self._service = await open_port(address, credentials, self.accept)
 
     def begin(self, settings: FederationSettings) -> None:
@@ -146,6 +154,14 @@ class Mesh:
         self._warden.lift(state.peer, state.conduct)
         state.last_error = ""
         await self._announce()
+
+    def show(self, identity: Identity) -> None:
+        """Has this identity from now on, and tells neighbours its next certificate, if there is one."""
+        self.introductions.identity = identity
+        for state in self.states.values():
+            if state.link and (frame := self.introductions.announcement()):
+                state.link.tell(frame)
+        self._dial_all()
 
     def _dial_all(self) -> None:
         """Keeps every edge dialled whose peer has an address, beginning now where there is no link."""
@@ -195,10 +211,11 @@ class Mesh:
 
     async def accept(self, context: ServicerContext) -> None:
         """A configured peer, or somebody else, has dialled."""
-        caller = caller_id(context.auth_context())
-        state = self.states.get(caller or "")
-        if state is None:
-            log.warning("refused a caller that is no configured peer", id=caller, address=context.peer())
+        states = self.states
+        try:
+            state = states[caller(context.auth_context(), [each.peer for each in states.values()]).node_id]
+        except CertificateRejected as error:
+            log.warning("refused a caller that is no configured peer", reason=str(error), address=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
             return
         if state.conduct.quarantine:
@@ -241,13 +258,19 @@ class Mesh:
                 state.retry_at = 0.0
 
     async def _dial(self, state: PeerState) -> None:
-        async with dialled_stream(self._identity, state.peer) as stream:
+        try:
+            self.introductions.check_own()
+        except PeerError as error:
+            self._note(state, str(error), refused=True)
+            return
+        async with dialled_stream(self.introductions.identity, state.peer) as stream:
             await self._converse(state, stream, dialled=True)
 
     async def _converse(self, state: PeerState, stream: FrameStream, dialled: bool) -> None:
         """One link from Hello to its end; whatever ended it is kept for the operator."""
         assert self._settings is not None  # _ready is set by then
         link = Link(state.peer, stream, dialled=dialled, depth=self._depth, conduct=state.conduct)
+        link.on_certificate = lambda frame: self.introductions.heard(state, frame)
         try:
             if await link.shake_hands(self._name, self._instance, self._settings):
                 return
@@ -263,8 +286,10 @@ class Mesh:
         except LinkClosed as error:
             if error.reason != Goodbye.REASON_DUPLICATE:
                 self._note(state, str(error), refused=error.reason == Goodbye.REASON_MISMATCH)
+        except WrongCertificate as error:
+            self._note(state, *await self.introductions.look(state, error))
         except PeerError as error:
-            self._note(state, str(error), refused=isinstance(error, WrongCertificate))
+            self._note(state, str(error), refused=False)
         except asyncio.CancelledError:
             if not dialled and not self._closing:  # how gRPC tells that the dialler is gone
                 self._note(state, f"{state.peer.name} went away without a word", refused=False)
@@ -286,7 +311,7 @@ class Mesh:
             await link.part(wire.goodbye(Goodbye.REASON_LEAVING, wire.LEAVING))
             raise LinkClosed(Goodbye.REASON_LEAVING, wire.LEAVING)
         current = state.link
-        preferred = (self._identity.node_id < state.peer.node_id) == link.dialled
+        preferred = (self.introductions.identity.node_id < state.peer.node_id) == link.dialled
         if current is not None:
             if current.instance == link.instance and current.dialled != link.dialled and not preferred:
                 await link.part(wire.goodbye(Goodbye.REASON_DUPLICATE))
@@ -296,6 +321,8 @@ class Mesh:
         state.link, state.refused, state.last_error = link, False, ""
         for snapshot in self._node.link_up(state.peer):
             link.offer(snapshot)
+        if frame := self.introductions.announcement():
+            link.tell(frame)
         if current is None:
             log.info("link up", peer=state.peer.name, dialled=link.dialled)
         await self._announce()

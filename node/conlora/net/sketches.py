@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError
 from conlora.core.schema import Vector
 from conlora.core.sketchbook import DEPARTED_SECONDS, LONGEST_LIFETIME_SECONDS, MOST_NODES, Part, Record
 from conlora.errors import SketchRejected
-from conlora.net.identity import Identity, key_id
+from conlora.net.certificates import founder
+from conlora.net.identity import Identity
 from conlora.net.wire import SketchHeader, SketchRecord, Transfer
 
 PURPOSE = b"conlora sketch\0"  # what is signed here can't be passed off as anything else that the key may sign
@@ -37,6 +38,7 @@ class Scribe:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         self._key = key
         self._node_id = identity.node_id
+        self._lineage = identity.lineage
         self._public = key.public_key().public_bytes(*_KEY_FORM)
         self._federation = federation
         self._size = size
@@ -77,7 +79,10 @@ class Scribe:
             still=still,
         ).SerializeToString()
         header = SketchHeader(
-            nbytes=len(content), public_key=self._public, signature=self._key.sign(PURPOSE + content, _ALGORITHM)
+            nbytes=len(content),
+            public_key=self._public,
+            signature=self._key.sign(PURPOSE + content, _ALGORITHM),
+            lineage=self._lineage,
         )
         payload = Transfer(header, content)
         return Record(
@@ -149,7 +154,11 @@ def outgoing(part: Part) -> Transfer:
 
 def _with_age(header: SketchHeader, seconds: float) -> SketchHeader:
     return SketchHeader(
-        nbytes=header.nbytes, public_key=header.public_key, signature=header.signature, age_seconds=seconds
+        nbytes=header.nbytes,
+        public_key=header.public_key,
+        signature=header.signature,
+        age_seconds=seconds,
+        lineage=header.lineage,
     )
 
 
@@ -169,7 +178,10 @@ def _owner(header: SketchHeader, content: bytes) -> str:
         key.verify(header.signature, PURPOSE + content, _ALGORITHM)
     except InvalidSignature:
         raise SketchRejected("signature", "the record was not signed with the key beside it") from None
-    return key_id(key)
+    try:
+        return founder(header.lineage, header.public_key)
+    except ValueError as error:
+        raise SketchRejected("key", f"the owner's public key is not what it claims: {error}") from None
 
 
 def _bytes(vector: Vector) -> bytes:

@@ -29,6 +29,8 @@ class PeerStatus:
     refused: dict[str, int] = field(default_factory=dict)
     quarantine: str | None = None
     quarantined_seconds: float | None = None
+    certificate_expires: float | None = None
+    knows_next_certificate: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class NodeStatus:
     consensus: float | None
     peers: list[PeerStatus] = field(default_factory=list)
     evaluation: dict[str, float] = field(default_factory=dict)
+    certificate_expires: float | None = None
+    next_certificate_at: float | None = None
 
 
 @dataclass(slots=True)

@@ -66,7 +66,8 @@ class FrameStream:
         """See `link.Stream`."""
         try:
             await self._write(message if isinstance(message, bytes) else message.SerializeToString())
-        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+        # The last is for a write after one that was cancelled under way.
+        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.InternalError) as error:
             raise explain(self._peer_name, error) from error
 
 

@@ -1,5 +1,6 @@
 """Frames of the peer protocol: building and reading them, and the limits that hold on every link."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +33,8 @@ FRAMES_AT_ONCE, FRAMES_PER_SECOND = (
     2048,
 )  # a link is read no faster: 2 GiB/s of chunks, or 500 snapshots of the smallest
 GOODBYE_SECONDS = 2.0
+MOST_CERTIFICATE_FRAMES = 64  # on one link
+LARGEST_CERTIFICATE = 16 * 1024  # bytes of PEM; one with the longest lineage has 8 kB
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 PARTING = "its operator has removed this node"  # what a good-bye says
 QUARANTINED = "quarantined"  # what a good-bye begins with, and what a dialler hears
@@ -182,6 +185,16 @@ def differences(ours: FederationSettings, message: peer_pb2.Hello) -> list[str]:
 def printable(text: str) -> str:
     """What a peer says, as it may reach a log."""
     return "".join(c if c.isprintable() else "?" for c in text[:500])
+
+
+def next_certificate(certificate: bytes) -> Frame:
+    """Announces what this side will show. certificate: PEM."""
+    return Frame(next_certificate=certificate)
+
+
+def certificate_kept(certificate: bytes) -> Frame:
+    """The answer to an announcement."""
+    return Frame(certificate_kept=hashlib.sha256(certificate).digest())
 
 
 def heartbeat() -> Frame:

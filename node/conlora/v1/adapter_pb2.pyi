@@ -30,16 +30,18 @@ class FederationSettings(_message.Message):
     def __init__(self, federation: _Optional[str] = ..., base_model_fingerprint: _Optional[str] = ..., peft: _Optional[str] = ..., seed: _Optional[int] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., local_steps: _Optional[int] = ..., task: _Optional[str] = ..., schema: _Optional[str] = ...) -> None: ...
 
 class SketchHeader(_message.Message):
-    __slots__ = ("nbytes", "public_key", "signature", "age_seconds")
+    __slots__ = ("nbytes", "public_key", "signature", "age_seconds", "lineage")
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     nbytes: int
     public_key: bytes
     signature: bytes
     age_seconds: float
-    def __init__(self, nbytes: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+    lineage: bytes
+    def __init__(self, nbytes: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., age_seconds: _Optional[float] = ..., lineage: _Optional[bytes] = ...) -> None: ...
 
 class SketchRecord(_message.Message):
     __slots__ = ("federation", "name", "epoch", "sequence", "round", "neighbours", "before", "after", "lifetime_seconds", "still")

@@ -11,7 +11,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "node_id", "version", "federation", "rule", "mode", "state", "message", "round", "rounds", "step", "loss", "accuracy", "trainer_restarts", "pid", "trainer_pid", "uptime_seconds", "peers", "consensus", "evaluation")
+    __slots__ = ("name", "node_id", "version", "federation", "rule", "mode", "state", "message", "round", "rounds", "step", "loss", "accuracy", "trainer_restarts", "pid", "trainer_pid", "uptime_seconds", "peers", "consensus", "evaluation", "certificate_expires", "next_certificate_at")
     class EvaluationEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,8 @@ class StatusReply(_message.Message):
     PEERS_FIELD_NUMBER: _ClassVar[int]
     CONSENSUS_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CERTIFICATE_AT_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     version: str
@@ -59,10 +61,12 @@ class StatusReply(_message.Message):
     peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
     consensus: float
     evaluation: _containers.ScalarMap[str, float]
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    certificate_expires: float
+    next_certificate_at: float
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., certificate_expires: _Optional[float] = ..., next_certificate_at: _Optional[float] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
-    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent", "encoding", "delivery_seconds", "refused", "quarantine", "quarantined_seconds")
+    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent", "encoding", "delivery_seconds", "refused", "quarantine", "quarantined_seconds", "certificate_expires", "knows_next_certificate")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +94,8 @@ class PeerStatus(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     QUARANTINE_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_NEXT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     address: str
@@ -110,7 +116,9 @@ class PeerStatus(_message.Message):
     refused: _containers.ScalarMap[str, int]
     quarantine: str
     quarantined_seconds: float
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ..., sketches_rejected: _Optional[int] = ..., sketch_bytes_sent: _Optional[int] = ..., encoding: _Optional[str] = ..., delivery_seconds: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., quarantine: _Optional[str] = ..., quarantined_seconds: _Optional[float] = ...) -> None: ...
+    certificate_expires: float
+    knows_next_certificate: bool
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ..., sketches_rejected: _Optional[int] = ..., sketch_bytes_sent: _Optional[int] = ..., encoding: _Optional[str] = ..., delivery_seconds: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., quarantine: _Optional[str] = ..., quarantined_seconds: _Optional[float] = ..., certificate_expires: _Optional[float] = ..., knows_next_certificate: _Optional[bool] = ...) -> None: ...
 
 class ConsensusRequest(_message.Message):
     __slots__ = ()
@@ -325,6 +333,14 @@ class StopReply(_message.Message):
     checkpoint: str
     round: int
     def __init__(self, checkpoint: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
+
+class ReadIdentityRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadIdentityReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ReloadRequest(_message.Message):
     __slots__ = ()

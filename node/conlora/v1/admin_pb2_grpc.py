@@ -84,6 +84,11 @@ class AdminStub:
                 request_serializer=conlora_dot_v1_dot_admin__pb2.LiftRequest.SerializeToString,
                 response_deserializer=conlora_dot_v1_dot_admin__pb2.LiftReply.FromString,
                 _registered_method=True)
+        self.ReadIdentity = channel.unary_unary(
+                '/conlora.v1.Admin/ReadIdentity',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -154,6 +159,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadIdentity(self, request, context):
+        """tells peers the next certificate, if there is one
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -206,6 +218,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Lift,
                     request_deserializer=conlora_dot_v1_dot_admin__pb2.LiftRequest.FromString,
                     response_serializer=conlora_dot_v1_dot_admin__pb2.LiftReply.SerializeToString,
+            ),
+            'ReadIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadIdentity,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.ReadIdentityReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -478,6 +495,33 @@ class Admin:
             '/conlora.v1.Admin/Lift',
             conlora_dot_v1_dot_admin__pb2.LiftRequest.SerializeToString,
             conlora_dot_v1_dot_admin__pb2.LiftReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/ReadIdentity',
+            conlora_dot_v1_dot_admin__pb2.ReadIdentityRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.ReadIdentityReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "snapshot", "chunk", "heartbeat", "goodbye", "sketch", "snapshot_end", "taken")
+    __slots__ = ("hello", "snapshot", "chunk", "heartbeat", "goodbye", "sketch", "snapshot_end", "taken", "next_certificate", "certificate_kept")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,8 @@ class Frame(_message.Message):
     SKETCH_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_END_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_KEPT_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     snapshot: _adapter_pb2.SnapshotHeader
     chunk: bytes
@@ -26,7 +28,9 @@ class Frame(_message.Message):
     sketch: _adapter_pb2.SketchHeader
     snapshot_end: _adapter_pb2.SnapshotEnd
     taken: _adapter_pb2.SnapshotTaken
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., snapshot: _Optional[_Union[_adapter_pb2.SnapshotHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., sketch: _Optional[_Union[_adapter_pb2.SketchHeader, _Mapping]] = ..., snapshot_end: _Optional[_Union[_adapter_pb2.SnapshotEnd, _Mapping]] = ..., taken: _Optional[_Union[_adapter_pb2.SnapshotTaken, _Mapping]] = ...) -> None: ...
+    next_certificate: bytes
+    certificate_kept: bytes
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., snapshot: _Optional[_Union[_adapter_pb2.SnapshotHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., sketch: _Optional[_Union[_adapter_pb2.SketchHeader, _Mapping]] = ..., snapshot_end: _Optional[_Union[_adapter_pb2.SnapshotEnd, _Mapping]] = ..., taken: _Optional[_Union[_adapter_pb2.SnapshotTaken, _Mapping]] = ..., next_certificate: _Optional[bytes] = ..., certificate_kept: _Optional[bytes] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "name", "instance", "settings", "probe", "encodings")

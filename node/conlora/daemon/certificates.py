@@ -1,0 +1,87 @@
+"""Certificates as time goes by: warnings before they expire, and the takeover at the end of a rotation."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import structlog
+
+from conlora.errors import ConfigError, ConLoRAError
+from conlora.net.certificates import expires
+from conlora.net.expiry import day, warning
+from conlora.net.identity import Identity, load_identity
+from conlora.net.mesh import Mesh
+from conlora.net.rotation import take_over
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 60.0
+REMIND_SECONDS = 86400.0
+
+
+class Certificates:
+    """Watches over a node's certificate, its next one, and its peers'."""
+
+    def __init__(self, directory: Path, mesh: Mesh) -> None:
+        """directory: the identity's."""
+        self._directory = directory
+        self._mesh = mesh
+        self._warned: dict[str, float] = {}  # by node id: when
+
+    @property
+    def identity(self) -> Identity:
+        """As it is now."""
+        return self._mesh.introductions.identity
+
+    @property
+    def newest(self) -> Identity:
+        """What counts once a rotation is over."""
+        return self.identity.next or self.identity
+
+    async def watch(self) -> None:
+        """Looks at all of them, for ever."""
+        while True:
+            self.look(time.time())
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def look(self, now: float) -> None:
+        """now: seconds since the epoch."""
+        if self.identity.next and self.identity.at(now) is not self.identity:
+            self._take_over()
+        if ends := self._to_be_said(self.newest.node_id, self.newest.certificate, now):
+            log.warning("this node's certificate is near its end: run `conlora cert rotate`", ends=ends)
+        for state in self._mesh.states.values():
+            if ends := self._to_be_said(state.peer.node_id, state.peer.newest, now):
+                log.warning(
+                    "a peer's certificate is near its end: its operator has to run `conlora cert rotate`",
+                    peer=state.peer.name,
+                    ends=ends,
+                )
+
+    def read(self) -> None:
+        """Takes up what `conlora cert rotate` has put beside the identity, and tells peers. Raises ConfigError."""
+        identity = load_identity(self._directory)
+        if identity.node_id != self.identity.node_id:
+            raise ConfigError(
+                f"{self._directory}: holds the identity of another node now; restart the daemon if that is right"
+            )
+        self._mesh.show(identity)
+        if identity.next:
+            log.info("a next certificate is announced to peers", takes_over=day(identity.next.takes_over_at))
+
+    def _take_over(self) -> None:
+        following = self.identity.at(time.time())
+        try:
+            take_over(self._directory)
+        except (OSError, ConLoRAError) as error:  # what is on the disk counts by the time, so this can wait
+            log.warning("the next certificate counts, but its files keep their names", reason=str(error))
+        self._mesh.show(following)
+        log.info("the next certificate has taken over; partners from now on need the card that `conlora id` prints")
+
+    def _to_be_said(self, node_id: str, certificate: bytes, now: float) -> str:
+        """What to say of a certificate, once a day."""
+        text = warning(expires(certificate), now)
+        if not text or now - self._warned.get(node_id, -REMIND_SECONDS) < REMIND_SECONDS:
+            return ""
+        self._warned[node_id] = now
+        return text

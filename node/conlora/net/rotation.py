@@ -1,0 +1,164 @@
+"""`conlora cert rotate`: the next key and certificate beside the old ones, the takeover, and what peers have announced, on disk.
+
+Each file is written whole and renamed, and each step can be broken off: the next certificate counts once it is there, and a
+takeover that was broken off between its two files is finished at the next occasion.
+"""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from conlora.errors import ConfigError, Refused, StateError
+from conlora.net.certificates import (
+    HANDOVER_BYTES,
+    MOST_HANDOVERS,
+    Handover,
+    expires,
+    follows,
+    node_id_of,
+    public_bytes,
+    self_signed,
+    tls_name,
+)
+from conlora.net.expiry import day
+from conlora.net.identity import (
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    NEXT_CERTIFICATE_FILE,
+    NEXT_KEY_FILE,
+    Identity,
+    Peer,
+    load_identity,
+    load_peers,
+    private_bytes,
+    write_private,
+)
+
+log = structlog.get_logger()
+
+
+def rotate(directory: Path, overlap_seconds: float) -> Identity:
+    """Makes the next key and its certificate, which take over after the overlap, or when the present one expires.
+
+    Raises ConfigError where they can't be written, Refused where a rotation is under way.
+    """
+    identity, now = load_identity(directory), time.time()
+    if identity.next:
+        raise Refused(
+            f"nothing was rotated: a next certificate is there already, and takes over on {day(identity.next.takes_over_at)}"
+        )
+    if len(identity.lineage) == MOST_HANDOVERS * HANDOVER_BYTES:
+        raise Refused(
+            f"nothing was rotated: this node has had {MOST_HANDOVERS} keys before, which is the most; make a new identity with "
+            "`conlora init`, and mail its card to your partners"
+        )
+    key = serialization.load_pem_private_key(identity.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    following = ec.generate_private_key(ec.SECP256R1())
+    until = max(now, min(now + overlap_seconds, expires(identity.certificate)))
+    handover = Handover.sign(key, public_bytes(following.public_key()), int(until))
+    certificate = self_signed(following, identity.lineage + handover.to_bytes())
+    try:
+        take_over(directory)  # what an earlier rotation may have left
+        (directory / NEXT_KEY_FILE).unlink(missing_ok=True)  # of one that was broken off before there was a certificate
+        write_private(directory / NEXT_KEY_FILE, private_bytes(following))
+        _give_to_owner(directory / NEXT_KEY_FILE, directory / KEY_FILE)
+        _replace(directory / NEXT_CERTIFICATE_FILE, certificate.public_bytes(serialization.Encoding.PEM))
+        _give_to_owner(directory / NEXT_CERTIFICATE_FILE, directory / CERTIFICATE_FILE)
+    except OSError as error:
+        raise ConfigError(
+            f"{directory}: the next certificate can't be written ({error}); run this as the user whom the directory belongs to"
+        ) from error
+    return load_identity(directory)
+
+
+def take_over(directory: Path) -> bool:
+    """Puts the next key and certificate in place of the old ones if their time has come; returns whether it had.
+
+    Raises OSError where the directory can't be written; `load_identity` goes by the time all the same.
+    """
+    key, certificate = directory / NEXT_KEY_FILE, directory / NEXT_CERTIFICATE_FILE
+    if not key.exists():
+        return False
+    identity = load_identity(directory)
+    if identity.next or identity.key != key.read_bytes():
+        return False  # not yet; or the key has no certificate yet
+    if certificate.exists():
+        certificate.replace(directory / CERTIFICATE_FILE)
+    key.replace(directory / KEY_FILE)
+    _sync(directory)
+    return True
+
+
+class Announced:
+    """Certificates that peers have announced, kept in the state directory: `certificates/NAME.pem`, by the peer's id."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "certificates"
+
+    def keep(self, peer: Peer) -> None:
+        """Stores what the peer has announced. Raises StateError where that can't be written."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _replace(self._path(peer), b"".join(peer.successors))
+        except OSError as error:
+            raise StateError(
+                f"{self._path(peer)}: the new certificate of {peer.name} can't be written ({error}); make room"
+            ) from error
+
+    def peers(self, cards: Path, own_id: str) -> list[Peer]:
+        """See `load_peers`; with what the peers have announced since their cards were mailed."""
+        return [self.known(peer) for peer in load_peers(cards, own_id)]
+
+    def known(self, peer: Peer) -> Peer:
+        """The peer of a card, with what it has announced since."""
+        path = self._path(peer)
+        try:
+            certificates = x509.load_pem_x509_certificates(path.read_bytes())
+            successors: list[bytes] = []
+            newest = x509.load_pem_x509_certificate(peer.certificate)
+            for certificate in certificates:  # those that the card is as new as are passed over
+                if follows(certificate, newest) and node_id_of(certificate) == peer.node_id:
+                    successors.append(certificate.public_bytes(serialization.Encoding.PEM))
+                    newest = certificate
+        except FileNotFoundError:
+            return peer
+        except (OSError, ValueError) as error:
+            # It is announced again, or found at the peer's address, or mailed: no reason to stay down.
+            log.error("what a peer has announced can't be read; its card counts", path=str(path), reason=str(error))
+            return peer
+        return Peer(peer.name, peer.node_id, peer.address, peer.certificate, tuple(successors))
+
+    def _path(self, peer: Peer) -> Path:
+        return self._directory / f"{tls_name(peer.node_id)}.pem"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """The whole new content is there, or the old one."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _give_to_owner(path: Path, model: Path) -> None:
+    """Where root rotates, the daemon's user has to be able to read what it made."""
+    with contextlib.suppress(PermissionError):
+        os.chown(path, model.stat().st_uid, model.stat().st_gid)

@@ -1,0 +1,44 @@
+"""Certificates for tests: with other dates than now, and of the key that follows."""
+
+import datetime
+import time
+from dataclasses import replace
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from conlora.net.certificates import Handover, lineage_of, node_id_of, public_bytes, self_signed
+from conlora.net.identity import Identity, private_bytes
+
+
+def shifted(identity: Identity, start: float, end: float) -> Identity:
+    """The same key, with a certificate that is valid between two days from now."""
+    old = x509.load_pem_x509_certificate(identity.certificate)
+    now = datetime.datetime.now(datetime.UTC)
+    days = (now + datetime.timedelta(days=day) for day in (start, end))
+    key = old.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    builder = x509.CertificateBuilder(old.issuer, old.subject, key, x509.random_serial_number(), *days)
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return replace(identity, certificate=pem_of(builder.sign(_key(identity), hashes.SHA256())))
+
+
+def successor(identity: Identity, until: float | None = None) -> Identity:
+    """The next key, which the identity's vouches for. until: when it takes over; long ago."""
+    following = ec.generate_private_key(ec.SECP256R1())
+    moment = int(time.time() - 1e6 if until is None else until)
+    handover = Handover.sign(_key(identity), public_bytes(following.public_key()), moment)
+    certificate = self_signed(following, identity.lineage + handover.to_bytes())
+    return Identity(private_bytes(following), pem_of(certificate), node_id_of(certificate), lineage_of(certificate))
+
+
+def pem_of(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key(identity: Identity) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(identity.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
