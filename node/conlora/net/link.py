@@ -98,9 +98,11 @@ class Link:
             self._sender.published()
 
     def close(self, reason: "Goodbye.Reason", detail: str = "") -> None:
-        """Says good-bye after what is being sent now; `run` then ends. A link that was replaced breaks off at once."""
+        """Says good-bye after what is being sent now; `run` then ends. A link that was replaced, or whose node leaves, breaks
+        off at once.
+        """
         self._mailbox.close(wire.goodbye(reason, detail))
-        if reason == Goodbye.REASON_DUPLICATE:
+        if reason in (Goodbye.REASON_DUPLICATE, Goodbye.REASON_LEFT):
             self.discard()
 
     def discard(self) -> None:
@@ -252,6 +254,8 @@ class Link:
             raise PeerError(f"{self.peer.name} ended the link without a word")
         if isinstance(frame, Frame) and frame.HasField("goodbye"):
             parting, detail = frame.goodbye, wire.printable(frame.goodbye.detail)
+            if parting.reason == Goodbye.REASON_LEFT:
+                raise LinkClosed(parting.reason, f"{self.peer.name} {wire.HAS_LEFT}")
             raise LinkClosed(parting.reason, f"{self.peer.name} said good-bye{': ' + detail if detail else ''}")
         return frame
 

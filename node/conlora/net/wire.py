@@ -21,6 +21,8 @@ SILENCE_SECONDS = 15.0  # a link on which nothing came for so long is dead
 GOODBYE_SECONDS = 2.0
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 PARTING = "its operator has removed this node"  # what a good-bye says
+LEFT = "the node has left"  # what a dialler hears
+HAS_LEFT = "has left; it dials when it comes back"  # what the operator reads after its name
 
 
 _CHUNK_TAG = bytes([Frame.CHUNK_FIELD_NUMBER << 3 | 2])

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from conlora.v1 import adapter_pb2 as conlora_dot_v1_dot_adapter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63onlora/v1/peer.proto\x12\nconlora.v1\x1a\x18\x63onlora/v1/adapter.proto\"\xd1\x02\n\x05\x46rame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.conlora.v1.HelloH\x00\x12.\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1a.conlora.v1.SnapshotHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x15.conlora.v1.HeartbeatH\x00\x12&\n\x07goodbye\x18\x05 \x01(\x0b\x32\x13.conlora.v1.GoodbyeH\x00\x12*\n\x06sketch\x18\x06 \x01(\x0b\x32\x18.conlora.v1.SketchHeaderH\x00\x12/\n\x0csnapshot_end\x18\x07 \x01(\x0b\x32\x17.conlora.v1.SnapshotEndH\x00\x12*\n\x05taken\x18\x08 \x01(\x0b\x32\x19.conlora.v1.SnapshotTakenH\x00\x42\x06\n\x04kind\"\x95\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08instance\x18\x03 \x01(\x0c\x12\x30\n\x08settings\x18\x04 \x01(\x0b\x32\x1e.conlora.v1.FederationSettings\x12\r\n\x05probe\x18\x05 \x01(\x08\x12\x11\n\tencodings\x18\x06 \x03(\t\"\x0b\n\tHeartbeat\"\xbb\x01\n\x07Goodbye\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.conlora.v1.Goodbye.Reason\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"t\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_LEAVING\x10\x01\x12\x14\n\x10REASON_DUPLICATE\x10\x02\x12\x13\n\x0fREASON_MISMATCH\x10\x03\x12\x13\n\x0fREASON_PROTOCOL\x10\x04\x32\x38\n\x04Peer\x12\x30\n\x04Link\x12\x11.conlora.v1.Frame\x1a\x11.conlora.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63onlora/v1/peer.proto\x12\nconlora.v1\x1a\x18\x63onlora/v1/adapter.proto\"\xd1\x02\n\x05\x46rame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.conlora.v1.HelloH\x00\x12.\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1a.conlora.v1.SnapshotHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x15.conlora.v1.HeartbeatH\x00\x12&\n\x07goodbye\x18\x05 \x01(\x0b\x32\x13.conlora.v1.GoodbyeH\x00\x12*\n\x06sketch\x18\x06 \x01(\x0b\x32\x18.conlora.v1.SketchHeaderH\x00\x12/\n\x0csnapshot_end\x18\x07 \x01(\x0b\x32\x17.conlora.v1.SnapshotEndH\x00\x12*\n\x05taken\x18\x08 \x01(\x0b\x32\x19.conlora.v1.SnapshotTakenH\x00\x42\x06\n\x04kind\"\x95\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08instance\x18\x03 \x01(\x0c\x12\x30\n\x08settings\x18\x04 \x01(\x0b\x32\x1e.conlora.v1.FederationSettings\x12\r\n\x05probe\x18\x05 \x01(\x08\x12\x11\n\tencodings\x18\x06 \x03(\t\"\x0b\n\tHeartbeat\"\xcd\x01\n\x07Goodbye\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.conlora.v1.Goodbye.Reason\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x85\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_LEAVING\x10\x01\x12\x14\n\x10REASON_DUPLICATE\x10\x02\x12\x13\n\x0fREASON_MISMATCH\x10\x03\x12\x13\n\x0fREASON_PROTOCOL\x10\x04\x12\x0f\n\x0bREASON_LEFT\x10\x05\x32\x38\n\x04Peer\x12\x30\n\x04Link\x12\x11.conlora.v1.Frame\x1a\x11.conlora.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_start=555
   _globals['_HEARTBEAT']._serialized_end=566
   _globals['_GOODBYE']._serialized_start=569
-  _globals['_GOODBYE']._serialized_end=756
-  _globals['_GOODBYE_REASON']._serialized_start=640
-  _globals['_GOODBYE_REASON']._serialized_end=756
-  _globals['_PEER']._serialized_start=758
-  _globals['_PEER']._serialized_end=814
+  _globals['_GOODBYE']._serialized_end=774
+  _globals['_GOODBYE_REASON']._serialized_start=641
+  _globals['_GOODBYE_REASON']._serialized_end=774
+  _globals['_PEER']._serialized_start=776
+  _globals['_PEER']._serialized_end=832
 # @@protoc_insertion_point(module_scope)

@@ -57,11 +57,13 @@ class Goodbye(_message.Message):
         REASON_DUPLICATE: _ClassVar[Goodbye.Reason]
         REASON_MISMATCH: _ClassVar[Goodbye.Reason]
         REASON_PROTOCOL: _ClassVar[Goodbye.Reason]
+        REASON_LEFT: _ClassVar[Goodbye.Reason]
     REASON_UNSPECIFIED: Goodbye.Reason
     REASON_LEAVING: Goodbye.Reason
     REASON_DUPLICATE: Goodbye.Reason
     REASON_MISMATCH: Goodbye.Reason
     REASON_PROTOCOL: Goodbye.Reason
+    REASON_LEFT: Goodbye.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     reason: Goodbye.Reason
