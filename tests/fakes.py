@@ -146,6 +146,14 @@ class FakeNode:
         self._note("stop")
         return self.last_checkpoint, 8
 
+    async def drain(self) -> tuple[Path | None, int]:
+        self._note("drain")
+        return self.last_checkpoint, 9
+
+    async def leave(self) -> tuple[Path | None, int]:
+        self._note("leave")
+        return self.last_checkpoint, 10
+
     async def reload(self) -> Changes:
         self._note("reload")
         return Changes(["anna"], ["berta"], [], ["exchange.encoding"])

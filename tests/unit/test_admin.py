@@ -101,7 +101,9 @@ async def test_every_command_arrives_and_is_answered(ask: Ask, node: FakeNode) -
     assert await ask(lambda client: client.export(Path("/out"), overwrite=True)) == 7
     assert await ask(AdminClient.stop) == (Path("/state/step-8"), 8)
     assert await ask(AdminClient.reload) == Changes(["anna"], ["berta"], [], ["exchange.encoding"])
-    assert node.asked == ["pause", "resume", "checkpoint", (Path("/out"), True), "stop", "reload"]
+    assert await ask(AdminClient.drain) == (Path("/state/step-8"), 9)
+    assert await ask(AdminClient.leave) == (Path("/state/step-8"), 10)
+    assert node.asked == ["pause", "resume", "checkpoint", (Path("/out"), True), "stop", "reload", "drain", "leave"]
 
 
 async def test_export_is_relative_to_the_operator_not_the_node(
@@ -115,9 +117,11 @@ async def test_export_is_relative_to_the_operator_not_the_node(
 async def test_stop_without_a_checkpoint(ask: Ask, node: FakeNode) -> None:
     node.last_checkpoint = None
     assert await ask(AdminClient.stop) == (None, 8)
+    assert await ask(AdminClient.drain) == (None, 9)
+    assert await ask(AdminClient.leave) == (None, 10)
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop", "reload"])
+@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop", "reload", "drain", "leave"])
 async def test_a_refusal_arrives_as_its_sentence(ask: Ask, node: FakeNode, command: str) -> None:
     node.refusal = "can't do that: the node is loading – später"
     with pytest.raises(Refused) as caught:
@@ -154,7 +158,21 @@ async def test_reflection_lists_and_describes_the_service(service: AdminService,
     services, methods = await asyncio.to_thread(describe)
     assert "conlora.v1.Admin" in services
     assert "conlora.v1.Peer" not in services
-    assert methods == ["Status", "Consensus", "History", "Pause", "Resume", "Checkpoint", "Export", "Stop", "Reload"]
+    assert methods == [
+        *[
+            "Status",
+            "Consensus",
+            "History",
+            "Pause",
+            "Resume",
+            "Checkpoint",
+            "Export",
+            "Stop",
+            "Drain",
+            "Leave",
+            "Reload",
+        ]
+    ]
 
 
 async def test_a_path_that_is_too_long(node: FakeNode, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def test_help_names_every_command(conlora: Conlora) -> None:
         "resume",
         "checkpoint",
         "export",
+        "drain",
+        "leave",
         "stop",
         "peers",
         "consensus",
@@ -199,7 +201,9 @@ def test_peers_add_refuses_a_second_card_under_another_name(conlora: Conlora, me
     assert [path.name for path in (mercy / "peers").iterdir()] == ["st-anna.yaml"]
 
 
-@pytest.mark.parametrize("command", ["status", "pause", "resume", "checkpoint", "stop", "reload", "peers"])
+@pytest.mark.parametrize(
+    "command", ["status", "pause", "resume", "checkpoint", "drain", "leave", "stop", "reload", "peers"]
+)
 def test_without_a_daemon_it_is_3(conlora: Conlora, ready: Path, command: str) -> None:
     code, out, err = conlora(command, "-c", ready)
     assert (code, out) == (3, "")
