@@ -96,7 +96,7 @@ def test_an_operator_who_hangs_up_does_not_stop_a_drain_but_a_resume_does(daemon
         node.admin.resume()
         if asking.poll() is None:
             _, told = asking.communicate()
-            assert (asking.returncode, told) == (5, "conlora: not drained: the node was resumed meanwhile\n")
+            assert (asking.returncode, told) == (5, "conlora: not drained: the node was resumed meanwhile; drain it again\n")
     node.wait_for(lambda s: s.state == "training", "trains on")
     node.admin.stop()
 

@@ -167,7 +167,7 @@ class Supervisor:
     def check_at_rest(self) -> None:
         """Raises Refused where the node trains, or is about to."""
         if not self._paused or self.progress.state not in AT_REST:
-            raise Refused("not drained: the node was resumed meanwhile")
+            raise Refused("not drained: the node was resumed meanwhile; drain it again")
 
     async def resume(self, absent: bool = False) -> int:
         """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume.
