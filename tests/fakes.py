@@ -151,6 +151,14 @@ class FakeNode:
     async def read_identity(self) -> None:
         self._note("read_identity")
 
+    async def drain(self) -> tuple[Path | None, int]:
+        self._note("drain")
+        return self.last_checkpoint, 9
+
+    async def leave(self) -> tuple[Path | None, int]:
+        self._note("leave")
+        return self.last_checkpoint, 10
+
     async def reload(self) -> Changes:
         self._note("reload")
         return Changes(["anna"], ["berta"], [], ["exchange.encoding"])

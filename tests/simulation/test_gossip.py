@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conlora.core.gossip import SLOTS_PER_NEIGHBOUR, Gossip, Mode, Plan
+from conlora.core.gossip import FAR_BEHIND, SLOTS_PER_NEIGHBOUR, Gossip, Mode, Plan
 from conlora.core.mixing import mix
 from conlora.core.topology import metropolis_matrix, named_graph
 
@@ -34,6 +34,8 @@ class SimulatedNode:
     round: int = 0
     waiting: bool = False
     trained: np.ndarray = field(default_factory=lambda: np.zeros(SIZE, np.float32))
+    away: bool = False
+    last_mixed: dict[str, int] = field(default_factory=dict)
 
     def train(self, rate: float) -> np.ndarray:
         for _ in range(LOCAL_STEPS):
@@ -54,8 +56,17 @@ class SimulatedNode:
         if plan is None:
             return False
         self.x = mix(self.trained, [(c.weight, self.slots[c.peer, c.slot]) for c in plan.contributions])
+        self.last_mixed |= {c.peer: c.round for c in plan.contributions}
         self.gossip.release(plan)
         return True
+
+    def adopt(self) -> None:
+        """Goes on from a neighbour's vector where it was away for long."""
+        if plan := self.gossip.catch_up(self.round, self.last_mixed):
+            (only,) = plan.contributions
+            assert only.weight == 1
+            self.x = self.slots[only.peer, only.slot].copy()
+            self.gossip.release(plan)
 
 
 class Network:
@@ -96,8 +107,43 @@ class Network:
         self.nodes[i].gossip.link_down(str(j))
         self.nodes[j].gossip.link_down(str(i))
 
+    def heal(self, i: int, j: int) -> None:
+        """A new link, which begins with what both ends published last."""
+        self.dead.discard(frozenset((i, j)))
+        for a, b in ((i, j), (j, i)):
+            self.nodes[a].gossip.link_up(str(b))
+        for a, b in ((i, j), (j, i)):
+            if self.nodes[a].round and not self.nodes[a].away:
+                self._deliver(a, b, self.nodes[a].round, self.nodes[a].gossip.degree, self.nodes[a].trained.copy())
+
+    def leave(self, i: int) -> None:
+        """Its rounds end, and its edges with them."""
+        self.nodes[i].away = True
+        for j in self.graph.neighbors(i):
+            self.cut(i, j)
+
+    def come_back(self, i: int, adopts: bool) -> None:
+        """Links up, and once the neighbours' snapshots are here goes on."""
+        for j in self.graph.neighbors(i):
+            self.heal(i, j)
+
+        def go_on() -> None:
+            self.nodes[i].away = False
+            if adopts:
+                self.nodes[i].adopt()
+            self._turn(i, self.rate)
+
+        self.at(self.now + 2 * self.delay(), go_on)
+
+    def apart(self) -> float:
+        """V: how far nodes are from their mean, those left out that are away."""
+        present = np.array([node.x for node in self.nodes if not node.away])
+        return float(np.sqrt(((present - present.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
     def _turn(self, i: int, rate: float) -> None:
         node = self.nodes[i]
+        if node.away:
+            return
         y = node.train(rate)
         for j in self.graph.neighbors(i):
             if frozenset((i, j)) not in self.dead and self.rng.random() >= self.loss:
@@ -204,6 +250,91 @@ def test_an_edge_that_is_added_while_nodes_train_joins_what_was_apart() -> None:
     network.run(20_000, rate=0.002)
     assert [network.nodes[i].gossip.degree for i, _ in ends] == [degree + 1 for degree in degrees]
     assert np.linalg.norm(np.mean([node.x for node in network.nodes], axis=0) - c.mean(axis=0)) < 0.02
+
+
+def test_halves_of_a_partition_go_on_and_agree_again_when_it_heals() -> None:
+    graph, c = named_graph("T3", 7), optima(7, 5)
+    network = Network(graph, Mode.ASYNC, [1.0] * 7, c, lambda: 0.1)
+    between = [(i, j) for i, j in graph.edges if (i < 3) != (j < 3)]
+    apart: dict[str, float] = {}
+    network.at(500.0, lambda: apart.update(before=network.apart()))
+    for i, j in between:
+        network.at(500.0, lambda i=i, j=j: network.cut(i, j))
+        network.at(700.0, lambda i=i, j=j: network.heal(i, j))
+    network.at(700.0, lambda: apart.update(during=network.apart()))
+    network.run(1500, rate=0.004)
+    assert all(node.round > 1400 for node in network.nodes), "nobody waits"
+    assert apart["during"] > 2 * apart["before"] > 0
+    assert network.apart() < 1.1 * apart["before"]
+    assert np.linalg.norm(np.mean([node.x for node in network.nodes], axis=0) - c.mean(axis=0)) < 0.02
+
+
+def test_links_that_flap_all_the_time_pull_nobody_away() -> None:
+    """Each edge is up or down at both ends, and degrees follow; where all is calm again all nodes are where they should be."""
+    graph, c = named_graph("T2", 7), optima(7, 5)
+    network = Network(graph, Mode.ASYNC, [1.0, 1, 2, 1, 4, 1, 1], c, lambda: float(network.rng.exponential(0.5)))
+    for i, j in graph.edges:
+        for time in np.cumsum(network.rng.exponential(15, size=50)):
+            network.at(time, lambda i=i, j=j: network.cut(i, j))
+            network.at(time + 5, lambda i=i, j=j: network.heal(i, j))
+    network.run(2000, rate=0.004)
+    assert [node.gossip.degree for node in network.nodes] == [graph.degree(i) for i in graph.nodes]
+    assert np.linalg.norm(np.mean([node.x for node in network.nodes], axis=0) - c.mean(axis=0)) < 0.02
+
+
+def test_who_comes_back_after_long_disturbs_its_neighbours_less_if_it_adopts() -> None:
+    """It was away from round 20 to 500 of the others. Either way all settle at the mean of all optima in the end."""
+    graph, c = named_graph("T3", 7), optima(7, 5) + 3
+    jumps = {}
+    for adopts in (False, True):
+        network = Network(graph, Mode.ASYNC, [1.0] * 7, c, lambda: 0.1)
+        apart: list[float] = []
+        network.at(20.0, lambda network=network: network.leave(0))
+        network.at(500.0, lambda network=network, adopts=adopts: network.come_back(0, adopts))
+        for time in range(490, 520):
+            network.at(time + 0.5, lambda network=network, apart=apart: apart.append(network.apart()))
+        network.run(1500, rate=0.005)
+        jumps[adopts] = max(apart[10:]) / apart[0]
+        assert np.linalg.norm(np.mean([node.x for node in network.nodes], axis=0) - c.mean(axis=0)) < 0.02
+        assert network.nodes[0].round < network.nodes[1].round - 400, "its rounds are its own"
+    assert jumps[True] < 1.5
+    assert jumps[False] > 10
+
+
+def test_a_slow_node_that_was_away_for_a_moment_goes_on_from_its_own() -> None:
+    """It has always been far behind in rounds; what counts is what the others did meanwhile."""
+    gossip = Gossip(Mode.ASYNC, ["fast", "new"])
+    for peer, round_ in (("fast", 1000 + FAR_BEHIND - 1), ("new", 100 + FAR_BEHIND - 1)):
+        gossip.link_up(peer)
+        gossip.received(peer, round_, 1, gossip.slot_for(peer))
+    assert gossip.catch_up(100, {"fast": 1000}) is None
+
+
+def test_who_was_away_adopts_the_neighbour_that_has_got_farthest_and_its_slot_stays() -> None:
+    gossip = Gossip(Mode.ASYNC, ["slow", "fast", "restarted", "gone"])
+    rounds = {"slow": 60, "fast": 500, "restarted": 3, "gone": 900}
+    for peer, round_ in rounds.items():
+        assert not gossip.complete
+        gossip.link_up(peer)
+        gossip.received(peer, round_, 1, gossip.slot_for(peer))
+    assert gossip.complete
+    gossip.link_down("gone")
+    plan = gossip.catch_up(50, {"slow": 30, "fast": 100, "restarted": 90, "gone": 90})
+    assert plan is not None
+    assert [(c.peer, c.round, c.weight) for c in plan.contributions] == [("fast", 500, 1.0)]
+    slot = plan.contributions[0].slot
+    for round_ in range(501, 510):
+        assert gossip.slot_for("fast") != slot
+        gossip.received("fast", round_, 1, gossip.slot_for("fast"))
+    gossip.release(plan)
+    assert gossip.slot_for("fast") == slot
+
+
+def test_a_newcomer_adopts_from_a_federation_that_is_far() -> None:
+    gossip = Gossip(Mode.ASYNC, ["p"])
+    gossip.link_up("p")
+    gossip.received("p", FAR_BEHIND, 1, gossip.slot_for("p"))
+    assert gossip.catch_up(0, {}) is not None
 
 
 def test_a_slow_neighbour_with_a_live_link_keeps_its_weight() -> None:

@@ -103,8 +103,10 @@ async def test_every_command_arrives_and_is_answered(ask: Ask, node: FakeNode) -
     assert await ask(AdminClient.reload) == Changes(["anna"], ["berta"], [], ["exchange.encoding"])
     await ask(lambda client: client.lift("anna"))
     await ask(AdminClient.read_identity)
+    assert await ask(AdminClient.drain) == (Path("/state/step-8"), 9)
+    assert await ask(AdminClient.leave) == (Path("/state/step-8"), 10)
     called = ["pause", "resume", "checkpoint", (Path("/out"), True), "stop", "reload", "lift anna", "read_identity"]
-    assert node.asked == called
+    assert node.asked == [*called, "drain", "leave"]
 
 
 async def test_export_is_relative_to_the_operator_not_the_node(
@@ -118,9 +120,13 @@ async def test_export_is_relative_to_the_operator_not_the_node(
 async def test_stop_without_a_checkpoint(ask: Ask, node: FakeNode) -> None:
     node.last_checkpoint = None
     assert await ask(AdminClient.stop) == (None, 8)
+    assert await ask(AdminClient.drain) == (None, 9)
+    assert await ask(AdminClient.leave) == (None, 10)
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "stop", "reload", "read_identity"])
+@pytest.mark.parametrize(
+    "command", ["pause", "resume", "checkpoint", "stop", "reload", "read_identity", "drain", "leave"]
+)
 async def test_a_refusal_arrives_as_its_sentence(ask: Ask, node: FakeNode, command: str) -> None:
     node.refusal = "can't do that: the node is loading – später"
     with pytest.raises(Refused) as caught:
@@ -166,6 +172,8 @@ async def test_reflection_lists_and_describes_the_service(service: AdminService,
         "Checkpoint",
         "Export",
         "Stop",
+        "Drain",
+        "Leave",
         "Reload",
         "Lift",
         "ReadIdentity",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import structlog
@@ -79,6 +80,8 @@ def test_help_names_every_command(conlora: Conlora) -> None:
         "resume",
         "checkpoint",
         "export",
+        "drain",
+        "leave",
         "stop",
         "peers",
         "consensus",
@@ -199,7 +202,9 @@ def test_peers_add_refuses_a_second_card_under_another_name(conlora: Conlora, me
     assert [path.name for path in (mercy / "peers").iterdir()] == ["st-anna.yaml"]
 
 
-@pytest.mark.parametrize("command", ["status", "pause", "resume", "checkpoint", "stop", "reload", "peers"])
+@pytest.mark.parametrize(
+    "command", ["status", "pause", "resume", "checkpoint", "drain", "leave", "stop", "reload", "peers"]
+)
 def test_without_a_daemon_it_is_3(conlora: Conlora, ready: Path, command: str) -> None:
     code, out, err = conlora(command, "-c", ready)
     assert (code, out) == (3, "")
@@ -288,3 +293,24 @@ def test_the_console_command_is_installed(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("conlora: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked", "said"),
+    [
+        (["drain"], ["drain"], "drained after round 3; checkpoint /state/step-6"),
+        (["leave"], ["leave"], "left after round 3; checkpoint /state/step-6"),
+        (["drain", "--export", "out"], ["drain", "export"], "drained after round 3; checkpoint /state/step-6; adapter out"),
+        # A node whose export fails is out of the federation, but there still.
+        (["leave", "--export", "out"], ["drain", "export", "leave"], "left after round 3; checkpoint /state/step-6; adapter out"),
+    ],
+)  # fmt: skip
+def test_who_leaves_takes_its_adapter_along_before_it_ends(
+    conlora: Conlora, monkeypatch: pytest.MonkeyPatch, arguments: list[str], asked: list[str], said: str
+) -> None:
+    client = mock.MagicMock()
+    client.__enter__.return_value = client
+    client.drain.return_value = client.leave.return_value = (Path("/state/step-6"), 3)
+    monkeypatch.setattr("conlora.cli.admin.admin_client", lambda config: client)
+    assert conlora(*arguments) == (0, f"{said}\n", "")
+    assert [name for name, *_ in client.method_calls if not name.startswith("_")] == asked

@@ -101,6 +101,17 @@ MISTAKES = {
         "dropout: PEFT has none for target_parameters; leave out one of the two",
     ),
     "a radius of nothing": ({"mixing.radius": 2.0}, "mixing", "radius: goes with robust: clipping; leave it out"),
+    "trust in nobody and in one": (
+        {"mixing.robust": "clipping", "mixing.rejoin": "adopt"},
+        "mixing",
+        "rejoin: adopt trusts one neighbour wholly, which robust: clipping is there to prevent; leave one out",
+    ),
+    "behind in lockstep": (
+        {"mixing.rejoin": "adopt", "federation.mode": "sync"},
+        "mixing.rejoin",
+        "so there is nothing to adopt; leave it out",
+    ),
+    "no such way back": ({"mixing.rejoin": "ask"}, "mixing.rejoin", "'mix' or 'adopt', got 'ask'"),
     "no such defence": ({"mixing.robust": "krum"}, "mixing.robust", "'clipping' or 'trimmed-mean', got 'krum'"),
     "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'"),
     "address without port": ({"advertise": "mercy.example"}, "advertise", "write host:port, such as 0.0.0.0:7443"),

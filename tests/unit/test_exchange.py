@@ -224,6 +224,67 @@ async def test_a_trainer_that_died_in_a_round_holds_nothing(exchange: Exchange) 
     assert not +exchange._gossip._held
 
 
+async def test_who_was_away_waits_for_its_neighbours_and_adopts_the_first_that_is_far_ahead(identity: Identity) -> None:
+    exchange, (anna, berta) = node(identity, Mode.ASYNC), PEERS
+    offering = asyncio.create_task(exchange.offer(10, {anna.node_id: 90, berta.node_id: 12}))
+    arrive(exchange, anna, 100)
+    await asyncio.sleep(0.01)
+    assert not offering.done(), "anna has done little meanwhile; berta may have done more"
+    slot = arrive(exchange, berta, 40)
+    offered = await offering
+    assert offered is not None
+    assert (offered.peer, offered.slot, exchange.name(offered.peer)) == (berta.node_id, slot, "berta")
+    for round_ in range(41, 50):
+        assert arrive(exchange, berta, round_) != slot, "the trainer reads there"
+    exchange.adopted()
+    assert not +exchange._gossip._held
+
+
+async def test_a_trainer_that_died_while_it_caught_up_holds_nothing(identity: Identity) -> None:
+    exchange, (anna, _) = node(identity, Mode.ASYNC), PEERS
+    arrive(exchange, anna, 500)
+    assert await exchange.offer(10, {})
+    exchange.go_on(10)
+    assert not +exchange._gossip._held
+
+
+async def test_nobody_is_adopted_where_all_are_near_or_none_answers(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, last = node(identity, Mode.ASYNC), {peer.node_id: 90 for peer in PEERS}
+    monkeypatch.setattr("conlora.daemon.exchange.REJOIN_SECONDS", 0.01)
+    assert await exchange.offer(10, last) is None, "each may be as far behind, and wait for the others"
+    monkeypatch.setattr("conlora.daemon.exchange.REJOIN_SECONDS", math.inf)
+    for peer in PEERS:
+        arrive(exchange, peer, 100)
+    assert await exchange.offer(10, last) is None
+    offering = asyncio.create_task(node(identity, Mode.ASYNC).offer(10, last))
+    await asyncio.sleep(0)
+    assert not offering.done()
+    offering.cancel()
+
+
+async def test_a_stop_ends_the_wait_of_who_was_away(identity: Identity) -> None:
+    exchange = node(identity, Mode.ASYNC)
+    offering = asyncio.create_task(exchange.offer(10, {}))
+    await asyncio.sleep(0)
+    exchange.interrupt()
+    assert await offering is None
+
+
+async def test_what_was_published_before_an_absence_is_not_what_a_link_begins_with(identity: Identity) -> None:
+    exchange = node(identity, Mode.ASYNC)
+    exchange.forget()
+    exchange.release(await mixed(exchange, 1))
+    (published,) = exchange.outbox.recent
+    exchange.link_down(PEERS[0])
+    exchange.forget()
+    assert exchange.link_up(PEERS[0]) == []
+    assert published._holders == 0
+    await mixed(exchange, 2)
+    assert [snapshot.round for snapshot in exchange.outbox.recent] == [2]
+
+
 async def test_peers_come_and_go_between_rounds_and_in_them(identity: Identity) -> None:
     """Anna leaves while a mix with her is being measured; carla, who comes in her place, does not get her slots."""
     exchange, (anna, berta) = node(identity, Mode.ASYNC), PEERS

@@ -159,3 +159,14 @@ def test_a_history_knows_the_figures_of_a_checkpoints_round(tmp_path: Path) -> N
         history.add_evaluation(5, {"perplexity": 20.0, "loss": 3.0})
         assert history.figures_at(4) == (0.25, {})
         assert history.figures_at(6) == (1 / 6, {"perplexity": 20.0, "loss": 3.0})
+
+
+def test_what_was_mixed_last_is_as_of_a_round(tmp_path: Path) -> None:
+    """A checkpoint may be older than the newest rounds of the history."""
+    with History(tmp_path / "history.db") as history:
+        assert history.last_mixed(9) == {}
+        history.add_edges(1, [EdgeRecord("A", 70, 0.5), EdgeRecord("B", 7, 0.5)])
+        history.add_edges(2, [EdgeRecord("A", 71, 0.5)])
+        history.add_edges(3, [EdgeRecord("A", 2, 0.5), EdgeRecord("B", 9, 0.5)])  # A has started anew
+        assert history.last_mixed(3) == {"A": 2, "B": 9}
+        assert history.last_mixed(2) == {"A": 71, "B": 7}

@@ -1,4 +1,4 @@
-"""Commands for a running node, over its admin socket: status, pause, resume, checkpoint, export, reload, stop."""
+"""Commands for a running node, over its admin socket: status, pause, resume, checkpoint, export, reload, drain, leave, stop."""
 
 import time
 from dataclasses import asdict
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from conlora.net.admin_client import AdminClient
     from conlora.net.status import NodeStatus, PeerStatus
 
-LINK_STYLES = {"up": "green", "down": "yellow", "refused": "red", "quarantined": "red"}
+LINK_STYLES = {"up": "green", "down": "yellow", "refused": "red", "quarantined": "red", "left": "dim"}
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (status, pause, resume, checkpoint, export, merge, reload, stop):
+    for command in (status, pause, resume, checkpoint, export, merge, reload, drain, leave, stop):
         app.command()(command)
 
 
@@ -73,7 +73,7 @@ def pause(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 
 def resume(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Go on training."""
+    """Go on training, after `pause` or `drain`."""
     with admin_client(config) as client:
         round_ = client.resume()
     _say(json, {"state": "training", "round": round_}, f"training from round {round_}")
@@ -153,6 +153,40 @@ def reload(config: ConfigOption = None, json: JsonOption = False) -> None:
         reply = asdict(client.reload())
     changes = "; ".join(f"{what} {', '.join(names)}" for what, names in reply.items() if names)
     _say(json, reply, f"reloaded: {changes or 'nothing differs'}")
+
+
+ExportOption = Annotated[
+    Path | None, typer.Option("--export", metavar="DIRECTORY", help="Write the adapter as a PEFT directory, too.")
+]
+
+
+def drain(export: ExportOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Finish the round, write a checkpoint, and leave the federation; the daemon stays up, and `resume` comes back.
+
+    Neighbours mix without this node at once, and show it as left. Not in sync mode, where they would wait.
+    """
+    _part(export, config, json, end=False)
+
+
+def leave(export: ExportOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Do as `drain` does, and end the daemon; `run` comes back."""
+    _part(export, config, json, end=True)
+
+
+def _part(target: Path | None, config: Path | None, json: bool, end: bool) -> None:
+    """The export comes last but one: what it fails with is no reason to be in the federation still, but to stay up."""
+    with admin_client(config) as client:
+        path, round_ = client.drain() if target or not end else client.leave()
+        if target:
+            client.export(target)
+            path, round_ = client.leave() if end else (path, round_)
+    where = f"checkpoint {path}" if path else "nothing was trained yet, so no checkpoint"
+    _say(
+        json,
+        {"round": round_, "checkpoint": str(path) if path else None}
+        | ({"export": str(target.absolute())} if target else {}),
+        f"{'left' if end else 'drained'} after round {round_}; {where}" + (f"; adapter {target}" if target else ""),
+    )
 
 
 def stop(config: ConfigOption = None, json: JsonOption = False) -> None:

@@ -272,6 +272,14 @@ class NodeConfig(NodeBasics):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rejoins_only_who_can_fall_behind(self) -> Self:
+        if self.mixing.adopts and self.federation.mode is Mode.SYNC:
+            raise ValueError(
+                "mixing.rejoin: in sync mode neighbours wait for a node that is away, so there is nothing to adopt; leave it out"
+            )
+        return self
+
     @property
     def guest(self) -> bool:
         """Whether a program of the user's trains, instead of the node's own trainer."""

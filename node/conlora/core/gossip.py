@@ -10,6 +10,7 @@ ever waits or reads a half-written vector.
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -17,6 +18,10 @@ from conlora.core.mixing import metropolis_weight
 
 # One that is being mixed, one that is still being measured, the newest, and one that is being written.
 SLOTS_PER_NEIGHBOUR = 4
+
+
+# Rounds that a neighbour has made while this node was away, from which on that was long.
+FAR_BEHIND = 20
 
 
 class Mode(StrEnum):
@@ -170,10 +175,31 @@ class Gossip:
             snapshot = edge.newest if self.mode is Mode.ASYNC else edge.by_round[round_]
             if snapshot is None:
                 continue
-            self._held[edge.place, snapshot.slot] += 1
-            weight = metropolis_weight(self.degree, snapshot.degree)
-            contributions.append(Contribution(peer, edge.place, snapshot.slot, snapshot.round, weight, snapshot.radius))
+            contributions.append(self._hold(peer, snapshot, metropolis_weight(self.degree, snapshot.degree)))
         return Plan(round_, tuple(contributions))
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a snapshot of every neighbour."""
+        return all(edge.newest for edge in self._edges.values())
+
+    def catch_up(self, round_: int, last_mixed: Mapping[str, int]) -> Plan | None:
+        """What a node that was away goes on from: a single contribution, of weight 1, or None where it has not missed much.
+
+        The node has made `round_` rounds, and mixed each neighbour's snapshot of round `last_mixed[peer]` last; where there is
+        none, its own round counts in its place. Of those that are far ahead, the one that has got farthest is taken.
+        """
+        newest = {peer: edge.newest for peer, edge in self._edges.items() if edge.newest}
+        far = [peer for peer in newest if newest[peer].round - last_mixed.get(peer, round_) >= FAR_BEHIND]
+        if not far:
+            return None
+        farthest = max(far, key=lambda peer: newest[peer].round)
+        return Plan(round_, (self._hold(farthest, newest[farthest], 1.0),))
+
+    def _hold(self, peer: str, snapshot: Snapshot, weight: float) -> Contribution:
+        place = self._edges[peer].place
+        self._held[place, snapshot.slot] += 1
+        return Contribution(peer, place, snapshot.slot, snapshot.round, weight, snapshot.radius)
 
     def release(self, plan: Plan) -> None:
         """The slots of the plan have been read. Of plans, two at most may be out at a time."""

@@ -1,9 +1,10 @@
 """The exchange of snapshots: the pure gossip state, joined with the arena on one side and the links on the other."""
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from conlora.core.consensus import EdgeError, total
@@ -21,6 +22,8 @@ from conlora.training.arena import Arena, arena_bytes, create_memory
 
 # What a link may hold back: the newest snapshot only, or in lockstep also the one before, which may still be needed.
 MAILBOX_DEPTH = {Mode.ASYNC: 1, Mode.SYNC: 2}
+
+REJOIN_SECONDS = 30.0  # longest wait for neighbours to say how far they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Exchange:
         self._meter: Meter | None = None
         self._published: Outgoing | None = None  # of the round under way
         self._mix: Mix | None = None  # likewise
+        self._offered: Plan | None = None  # to a trainer that catches up
         self._unmeasured = asyncio.Event()  # no mix is being measured
         self._unmeasured.set()
         self._landings: dict[str, Landing] = {}
@@ -131,6 +135,10 @@ class Exchange:
         """Edges that count for this node's weights."""
         return self._gossip.degree
 
+    def name(self, peer: str) -> str:
+        """Of a peer, by its id."""
+        return self._names[peer]
+
     def publish(self, round_: int, radius: float | None = None) -> Outgoing:
         """Takes what the trainer has written, and returns it for the links. radius: what this node clips at."""
         self._end_round()
@@ -140,6 +148,7 @@ class Exchange:
 
     def _end_round(self) -> None:
         """Lets go of what the round under way still holds; it was cut off where it holds anything."""
+        self.adopted()
         if self._mix:
             self.release(self._mix)
         elif self._published:
@@ -175,6 +184,34 @@ class Exchange:
                 "neighbour has to take part: start the missing ones (`conlora peers` says why they are down), or raise "
                 "federation.sync_deadline_seconds"
             ) from None
+
+    async def offer(self, round_: int, last_mixed: Mapping[str, int]) -> Contribution | None:
+        """What a node that was away goes on from, until `adopted`; see `Gossip.catch_up`. None: from where it stood.
+
+        Waits for the neighbours' snapshots, but not long: one that is away itself says nothing before it has decided.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REJOIN_SECONDS):
+                while not self._interrupted:
+                    self._arrived.clear()
+                    if plan := self._gossip.catch_up(round_, last_mixed):
+                        self._offered = plan
+                        return plan.contributions[0]
+                    if self._gossip.complete:
+                        break
+                    await self._arrived.wait()
+        return None
+
+    def adopted(self) -> None:
+        """What was offered has been read."""
+        if self._offered:
+            self._gossip.release(self._offered)
+        self._offered = None
+
+    def forget(self) -> None:
+        """What was published before an absence is not what new links begin with."""
+        if self._outbox:
+            self._outbox.forget()
 
     def _begin_mix(self, plan: Plan, last: bool) -> Mix:
         assert self._meter is not None

@@ -20,6 +20,7 @@ from conlora.daemon.background import background
 from conlora.daemon.card import model_card
 from conlora.daemon.certificates import Certificates
 from conlora.daemon.changes import changes, check_encodings
+from conlora.daemon.departure import Departure
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import export
 from conlora.daemon.observatory import Observatory
@@ -92,6 +93,7 @@ class Node:
         self._trained = asyncio.Event()
         self._changing = asyncio.Lock()  # one operator at a time
         self._reloading: asyncio.Task[None] | None = None  # by a signal
+        self._departure = Departure(config, self._supervisor, self._mesh, self._exchange, self._changing)
 
     def _read_peers(self, config: NodeConfig) -> list[Peer]:
         peers = self._announced.peers(config.peers_dir, self._identity.node_id)
@@ -148,6 +150,7 @@ class Node:
     def status(self) -> NodeStatus:
         """See `net.admin.Operations`."""
         progress, federation = self._supervisor.progress, self._config.federation
+        state, message = self._departure.state
         errors = [figures.error.product for figures in self._exchange.last_mix.values()]
         return NodeStatus(
             name=self._config.name,
@@ -156,8 +159,8 @@ class Node:
             federation=federation.name,
             rule=federation.rule,
             mode=federation.mode.value,
-            state=State.STOPPING if self._stop.is_set() else progress.state,
-            message=progress.message,
+            state=State.STOPPING if self._stop.is_set() else state,
+            message=message,
             round=progress.round,
             rounds=self._config.training.rounds,
             step=progress.step,
@@ -244,7 +247,7 @@ class Node:
 
     async def resume(self) -> int:
         """See `net.admin.Operations`."""
-        return await self._supervisor.resume()
+        return await self._departure.resume()
 
     async def checkpoint(self) -> tuple[Path, int]:
         """See `net.admin.Operations`."""
@@ -264,6 +267,14 @@ class Node:
         await self._trained.wait()
         checkpoint = self._supervisor.last_checkpoint
         return (checkpoint.path if checkpoint else None), self._supervisor.progress.round
+
+    async def drain(self) -> tuple[Path | None, int]:
+        """See `net.admin.Operations`."""
+        return await self._departure.drain()
+
+    async def leave(self) -> tuple[Path | None, int]:
+        """See `net.admin.Operations`."""
+        return await self._departure.leave(self.stop)
 
     async def reload(self) -> Changes:
         """See `net.admin.Operations`."""

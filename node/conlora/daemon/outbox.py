@@ -40,6 +40,11 @@ class Outbox:
         self.next_slot = self._free()  # should the trainer die before there is a plan
         return snapshot
 
+    def forget(self) -> None:
+        """New links begin with nothing until the next snapshot."""
+        while self._recent:
+            self._recent.popleft().release()
+
     def plan(self, keep: bool) -> int:
         """The slot for a mix. keep: what it comes to will be needed beside training, until `release`; then the trainer
         publishes in another slot next, else over it.

@@ -10,6 +10,7 @@ import structlog
 
 from conlora.config import NodeConfig
 from conlora.core.federation import FederationSettings
+from conlora.core.gossip import Contribution
 from conlora.core.schema import Schema
 from conlora.core.seeding import initial_vector
 from conlora.core.sketch import SketchLayout
@@ -39,7 +40,12 @@ class State(StrEnum):
     TRAINING = "training"
     FINISHED = "finished"
     RESTARTING = "restarting"
+    DRAINING = "draining"
+    DRAINED = "drained"  # out of the federation until it is resumed
     STOPPING = "stopping"
+
+
+AT_REST = (State.PAUSED, State.FINISHED, State.WAITING)
 
 
 @dataclass
@@ -146,12 +152,33 @@ class Supervisor:
         await self._until(lambda: self.progress.state is State.PAUSED, "pause")
         return self.progress.round
 
-    async def resume(self) -> int:
-        """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume."""
+    async def rest(self) -> Checkpoint | None:
+        """Waits until the round under way is over and the trainer stands still; returns a checkpoint of that.
+
+        None: nothing has been trained. Raises Refused where it is resumed or stopped meanwhile, or can't be saved.
+        """
+        self._paused = True
+        if self.progress.state not in AT_REST:
+            self._tell(messages.Pause(after_round=True))
+            await self._until(lambda: self.progress.state in AT_REST or not self._paused, "drain")
+        self.check_at_rest()
+        return await self._save() if self.progress.state is State.PAUSED else self.last_checkpoint
+
+    def check_at_rest(self) -> None:
+        """Raises Refused where the node trains, or is about to."""
+        if not self._paused or self.progress.state not in AT_REST:
+            raise Refused("not drained: the node was resumed meanwhile; drain it again")
+
+    async def resume(self, absent: bool = False) -> int:
+        """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume.
+
+        absent: the node was away, and is to catch up where it adopts.
+        """
         self._paused = False
+        await self._announce()
         if self.progress.state is State.WAITING:
             return self.progress.round
-        self._tell(messages.Resume())
+        self._tell(messages.Resume(absent=absent and self._config.mixing.adopts))
         if self.progress.state is State.PAUSED:
             await self._set_state(State.TRAINING)
         await self._until(lambda: self.progress.state is State.TRAINING, "resume")
@@ -159,14 +186,19 @@ class Supervisor:
 
     async def checkpoint(self) -> Checkpoint:
         """A checkpoint of now (the last one where nothing has changed since). Raises Refused where there is none."""
+        saved = self.last_checkpoint
         if self.progress.state in (State.TRAINING, State.PAUSED):
-            before = self._seals
-            self._tell(messages.Checkpoint())
-            await self._until(lambda: self._seals > before, "checkpoint")
-            if self._seal_problem:
-                raise Refused(self._seal_problem)
-        if self.last_checkpoint is None:
+            saved = await self._save()
+        if saved is None:
             raise Refused("there is no checkpoint yet: nothing has been trained")
+        return saved
+
+    async def _save(self) -> Checkpoint | None:
+        before = self._seals
+        self._tell(messages.Checkpoint())
+        await self._until(lambda: self._seals > before, "checkpoint")
+        if self._seal_problem:
+            raise Refused(self._seal_problem)
         return self.last_checkpoint
 
     async def _run_once(self) -> str:
@@ -188,6 +220,7 @@ class Supervisor:
                 round=resume.round if resume else 0,
                 step=resume.step if resume else 0,
                 paused=self._paused,
+                absent=self._config.mixing.adopts,
             )
         )
         try:
@@ -246,6 +279,11 @@ class Supervisor:
                 self._answering.add_done_callback(self._answered)
             case messages.Mixed():
                 self._mixed(message)
+            case messages.Rejoining():
+                self._answering = asyncio.create_task(self._offer(message.round))
+                self._answering.add_done_callback(self._answered)
+            case messages.Adopted():
+                self._exchange.adopted()
             case messages.RoundDone():
                 self._round_done(message)
             case messages.Evaluated():
@@ -301,15 +339,20 @@ class Supervisor:
         """Gives the trainer its contributions, when lockstep has them all."""
         exchange = self._exchange
         mix = await exchange.plan(round_, last=round_ >= self._config.training.rounds)
-        items = [
-            messages.Contribution(place=c.place, slot=c.slot, weight=c.weight, radius=c.radius)
-            for c in (mix.plan.contributions if mix else ())
-        ]
+        items = [_message(c) for c in (mix.plan.contributions if mix else ())]
         publish = exchange.outbox.next_slot
         slot = mix.slot if mix else publish
         self._tell(
             messages.Contributions(round=round_, items=items, mix=slot, publish=publish, interrupted=mix is None)
         )
+
+    async def _offer(self, round_: int) -> None:
+        """Gives a trainer that goes on after an absence what to go on from, if it was a long one."""
+        item = await self._exchange.offer(round_, self._history.last_mixed(round_))
+        if item:
+            peer = self._exchange.name(item.peer)
+            log.info("was away for long: adopts a neighbour's snapshot", round=round_, peer=peer, snapshot=item.round)
+        self._tell(messages.Offer(item=_message(item) if item else None))
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         """A failed answer ends training: the trainer waits for it. So does a measurement that can't be written down."""
@@ -362,8 +405,7 @@ class Supervisor:
     async def _sealed(self, problem: str) -> None:
         self._seals += 1
         self._seal_problem = problem
-        async with self._changed:
-            self._changed.notify_all()
+        await self._announce()
 
     def _tell(self, message: messages.ToTrainer) -> None:
         if self._trainer:
@@ -374,6 +416,9 @@ class Supervisor:
             state = State.STOPPING
         self.progress.state, self.progress.message = state, message
         self._observatory.stand(still=state is not State.TRAINING)
+        await self._announce()
+
+    async def _announce(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -384,3 +429,7 @@ class Supervisor:
             await self._changed.wait_for(lambda: condition() or self.progress.state in hopeless)
         if not condition():
             raise Refused(f"can't {verb}: the node is {self.progress.state}")
+
+
+def _message(c: Contribution) -> messages.Contribution:
+    return messages.Contribution(place=c.place, slot=c.slot, weight=c.weight, radius=c.radius)

@@ -57,6 +57,14 @@ class Operations(Protocol):
         """Ends the node; returns the last checkpoint, if any, and the round."""
         ...
 
+    async def drain(self) -> tuple[Path | None, int]:
+        """Leaves the federation after this round, until `resume`; returns as `stop` does."""
+        ...
+
+    async def leave(self) -> tuple[Path | None, int]:
+        """Leaves the federation after this round, and ends the node; returns as `stop` does."""
+        ...
+
     async def reload(self) -> Changes:
         """Reads cards and configuration again; returns what differs now."""
         ...
@@ -158,6 +166,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """See admin.proto."""
         path, round_ = await _answered(self._node.stop(), context)
         return pb.StopReply(checkpoint=str(path or ""), round=round_)
+
+    async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainReply:
+        """See admin.proto."""
+        path, round_ = await _answered(self._node.drain(), context)
+        return pb.DrainReply(checkpoint=str(path or ""), round=round_)
+
+    async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
+        """See admin.proto."""
+        path, round_ = await _answered(self._node.leave(), context)
+        return pb.LeaveReply(checkpoint=str(path or ""), round=round_)
 
     async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadReply:
         """See admin.proto."""

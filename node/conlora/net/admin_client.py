@@ -67,6 +67,16 @@ class AdminClient:
         reply = self._call(self._stub.Stop, pb.StopRequest(), SLOW_SECONDS)
         return (Path(reply.checkpoint) if reply.checkpoint else None), reply.round
 
+    def drain(self) -> tuple[Path | None, int]:
+        """Waits, for as long as it takes, until the round is over and the peers are told; returns as `stop` does."""
+        reply = self._call(self._stub.Drain, pb.DrainRequest(), None)
+        return (Path(reply.checkpoint) if reply.checkpoint else None), reply.round
+
+    def leave(self) -> tuple[Path | None, int]:
+        """Waits likewise, then the daemon ends; returns as `stop` does."""
+        reply = self._call(self._stub.Leave, pb.LeaveRequest(), None)
+        return (Path(reply.checkpoint) if reply.checkpoint else None), reply.round
+
     def reload(self) -> Changes:
         """Has the node read its peers' cards and its configuration again; returns what differs now."""
         return from_message(self._call(self._stub.Reload, pb.ReloadRequest(), SLOW_SECONDS), Changes)
@@ -79,7 +89,7 @@ class AdminClient:
         """Has the node tell its peers the next certificate."""
         self._call(self._stub.ReadIdentity, pb.ReadIdentityRequest(), QUICK_SECONDS)
 
-    def _call(self, method: Any, request: Any, seconds: float) -> Any:
+    def _call(self, method: Any, request: Any, seconds: float | None) -> Any:
         if not self._socket.exists():
             raise NodeUnreachable(
                 f"no daemon runs for this configuration ({self._socket} is not there); start it with `conlora run`"

@@ -27,6 +27,9 @@ from conlora.v1 import peer_pb2
 
 log = structlog.get_logger()
 
+# What is being sent would be of no use to anybody.
+BREAKING_OFF = (Goodbye.REASON_DUPLICATE, Goodbye.REASON_QUARANTINED, Goodbye.REASON_LEFT)
+
 
 class Stream(Protocol):
     """Either end of a gRPC stream of frames."""
@@ -117,11 +120,11 @@ class Link:
         self._mailbox.answer(frame)
 
     def close(self, reason: "Goodbye.Reason", detail: str = "") -> None:
-        """Says good-bye after what is being sent now; `run` then ends. A link that was replaced, or to a peer of which nothing is
-        accepted any more, breaks off at once.
+        """Says good-bye after what is being sent now; `run` then ends. A link that was replaced, whose node leaves, or to a
+        peer of which nothing is accepted any more, breaks off at once.
         """
         self._mailbox.close(wire.goodbye(reason, detail))
-        if reason in (Goodbye.REASON_DUPLICATE, Goodbye.REASON_QUARANTINED):
+        if reason in BREAKING_OFF:
             self.discard()
 
     def discard(self) -> None:
@@ -315,6 +318,8 @@ class Link:
             raise PeerError(f"{self.peer.name} ended the link without a word")
         if isinstance(frame, Frame) and frame.HasField("goodbye"):
             parting, detail = frame.goodbye, wire.printable(frame.goodbye.detail)
+            if parting.reason == Goodbye.REASON_LEFT:
+                raise LinkClosed(parting.reason, f"{self.peer.name} {wire.HAS_LEFT}")
             raise LinkClosed(parting.reason, f"{self.peer.name} said good-bye{': ' + detail if detail else ''}")
         return frame
 

@@ -36,7 +36,8 @@ log = structlog.get_logger()
 
 FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 30.0
-# A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
+# A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's, and who has left dials when
+# it comes back: ask rarely.
 REFUSED_RETRY_SECONDS = 300.0
 
 
@@ -59,6 +60,7 @@ class PeerState:
     peer: Peer
     link: Link | None = None
     refused: bool = False
+    left: bool = False  # it has said so
     last_error: str = ""
     retry_at: float = 0.0  # monotonic; 0: not waiting
     kept: bytes = b""  # see `introductions.Acquaintance`
@@ -73,10 +75,10 @@ class PeerState:
 
     @property
     def word(self) -> str:
-        """up, down, refused or quarantined."""
+        """up, quarantined, refused, left or down."""
         if self.conduct.quarantine:
             return "quarantined"
-        return "up" if self.link else "refused" if self.refused else "down"
+        return "up" if self.link else "refused" if self.refused else "left" if self.left else "down"
 
 
 class Mesh:
@@ -110,6 +112,7 @@ class Mesh:
         self._service: grpc.aio.Server | None = None
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._closing = False
+        self._away = False
 
     async def listen(self, address: str) -> None:
         """Opens the peer port, if it is not open yet. Raises ConfigError where the address can't be taken."""
@@ -165,7 +168,7 @@ class Mesh:
 
     def _dial_all(self) -> None:
         """Keeps every edge dialled whose peer has an address, beginning now where there is no link."""
-        if self._settings is None or self._closing:
+        if self._settings is None or self._parting:
             return
         for node_id, state in self.states.items():
             task = self._dialling.get(node_id)
@@ -183,6 +186,26 @@ class Mesh:
             if state.link:
                 state.link.offer(snapshot)
 
+    @property
+    def away(self) -> bool:
+        """Whether this node has left."""
+        return self._away
+
+    @property
+    def _parting(self) -> bool:
+        """Whether this node takes and makes no links."""
+        return self._away or self._closing
+
+    async def leave(self) -> None:
+        """Tells every peer that this node has left, and takes and makes no links until `come_back`."""
+        self._away = True
+        await self._end(self.states.values(), "", Goodbye.REASON_LEFT)
+
+    def come_back(self) -> None:
+        """Takes links again, and dials all peers that have an address."""
+        self._away = False
+        self._dial_all()
+
     async def close(self) -> None:
         """Says good-bye on every link and closes the port."""
         self._closing = True
@@ -190,11 +213,13 @@ class Mesh:
         if self._service:
             await self._service.stop(grace=0.2)
 
-    async def _end(self, states: Collection[PeerState], detail: str) -> None:
+    async def _end(
+        self, states: Collection[PeerState], detail: str, reason: "Goodbye.Reason" = Goodbye.REASON_LEAVING
+    ) -> None:
         """Ends these edges, with a good-bye where the other side takes it. They must not be given new links meanwhile."""
         for state in states:
             if state.link:
-                state.link.close(Goodbye.REASON_LEAVING, detail)
+                state.link.close(reason, detail)
         try:
             async with asyncio.timeout(wire.GOODBYE_SECONDS):
                 await self._until(lambda: all(state.link is None for state in states))
@@ -220,8 +245,8 @@ class Mesh:
             return
         if state.conduct.quarantine:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, wire.QUARANTINED)
-        if self._closing:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, wire.LEAVING)
+        if self._parting:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, wire.LEFT if self._away else wire.LEAVING)
         with state.turnstile.call() as admitted:
             if not admitted:
                 state.conduct.fail("calls")
@@ -239,15 +264,15 @@ class Mesh:
     async def _keep_dialled(self, state: PeerState) -> None:
         """Keeps a link to one peer alive for as long as it has an address and the node takes links."""
         delay = FIRST_RETRY_SECONDS
-        while not self._closing:
+        while not self._parting:
             await self._until(lambda: state.link is None and state.conduct.quarantine is None)
-            if not state.peer.address:
+            if self._parting or not state.peer.address:
                 return
             started = time.monotonic()
             await self._dial(state)
             if time.monotonic() - started > LONGEST_RETRY_SECONDS:
                 delay = FIRST_RETRY_SECONDS  # it was a real link: the next attempt is a first one again
-            pause = (REFUSED_RETRY_SECONDS if state.refused else delay) * random.uniform(0.5, 1.5)
+            pause = (REFUSED_RETRY_SECONDS if state.refused or state.left else delay) * random.uniform(0.5, 1.5)
             state.retry_at = time.monotonic() + pause
             try:
                 async with asyncio.timeout(pause):
@@ -284,14 +309,16 @@ class Mesh:
             self._note(state, str(error), refused=True)
             await link.part(wire.goodbye(Goodbye.REASON_MISMATCH))
         except LinkClosed as error:
-            if error.reason != Goodbye.REASON_DUPLICATE:
+            if error.reason == Goodbye.REASON_LEFT:
+                self._note_left(state, str(error))
+            elif error.reason != Goodbye.REASON_DUPLICATE:
                 self._note(state, str(error), refused=error.reason == Goodbye.REASON_MISMATCH)
         except WrongCertificate as error:
             self._note(state, *await self.introductions.look(state, error))
         except PeerError as error:
             self._note(state, str(error), refused=False)
         except asyncio.CancelledError:
-            if not dialled and not self._closing:  # how gRPC tells that the dialler is gone
+            if not dialled and not self._parting:  # how gRPC tells that the dialler is gone
                 self._note(state, f"{state.peer.name} went away without a word", refused=False)
             raise
         finally:
@@ -307,6 +334,9 @@ class Mesh:
         if state.conduct.quarantine:
             await link.part(wire.goodbye(Goodbye.REASON_QUARANTINED, wire.QUARANTINED))
             raise LinkClosed(Goodbye.REASON_QUARANTINED, wire.QUARANTINED)
+        if self._away:
+            await link.part(wire.goodbye(Goodbye.REASON_LEFT))
+            raise LinkClosed(Goodbye.REASON_LEFT, wire.LEFT)
         if self._closing or self.states.get(state.peer.node_id) is not state:
             await link.part(wire.goodbye(Goodbye.REASON_LEAVING, wire.LEAVING))
             raise LinkClosed(Goodbye.REASON_LEAVING, wire.LEAVING)
@@ -318,7 +348,7 @@ class Mesh:
                 raise LinkClosed(Goodbye.REASON_DUPLICATE, "the edge has a link already")
             current.close(Goodbye.REASON_DUPLICATE)
             state.past += current.counts
-        state.link, state.refused, state.last_error = link, False, ""
+        state.link, state.refused, state.left, state.last_error = link, False, False, ""
         for snapshot in self._node.link_up(state.peer):
             link.offer(snapshot)
         if frame := self.introductions.announcement():
@@ -338,9 +368,18 @@ class Mesh:
     def _note(self, state: PeerState, sentence: str, refused: bool) -> None:
         if state.link is not None:
             return  # it was about a second link: the edge lives
+        if state.left and not refused:
+            return  # that nobody answers is what it has said
         if sentence != state.last_error:
             log.warning("link refused" if refused else "no link", peer=state.peer.name, reason=sentence)
         state.last_error, state.refused = sentence, refused
+
+    def _note_left(self, state: PeerState, sentence: str) -> None:
+        if state.link is not None or self._away:
+            return  # where both have left: it will say so again
+        if not state.left:
+            log.info("peer left", peer=state.peer.name)
+        state.last_error, state.refused, state.left = sentence, False, True
 
     async def _announce(self) -> None:
         async with self._links_changed:

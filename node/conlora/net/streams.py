@@ -12,7 +12,8 @@ from conlora.errors import ConfigError, PeerError, ProtocolError
 from conlora.net import wire
 from conlora.net.credentials import SERVICE_OPTIONS, dialling_credentials
 from conlora.net.identity import Identity, Peer
-from conlora.net.wire import Frame
+from conlora.net.link import LinkClosed
+from conlora.net.wire import Frame, Goodbye
 from conlora.v1 import peer_pb2
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -130,6 +131,8 @@ def explain(peer_name: str, error: BaseException) -> PeerError:
                 return PeerError(f"{peer_name} does not admit this node; its operator has to add this node's card")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 return ProtocolError("too-large", f"{peer_name} sent a frame above {wire.MAX_FRAME_BYTES} bytes")
+            case grpc.StatusCode.UNAVAILABLE if details == wire.LEFT:
+                return LinkClosed(Goodbye.REASON_LEFT, f"{peer_name} {wire.HAS_LEFT}")
     return PeerError(f"{peer_name} can't be reached or went away ({_brief(details)})")
 
 

@@ -159,6 +159,13 @@ class History:
         rows = self._db.execute("SELECT DISTINCT peer FROM edges WHERE round <= ? ORDER BY peer", (round_,))
         return [peer for (peer,) in rows]
 
+    def last_mixed(self, round_: int) -> dict[str, int]:
+        """The round of each peer's snapshot that was mixed last, up to that round."""
+        rows = self._db.execute(
+            "SELECT peer, peer_round, MAX(round) FROM edges WHERE round <= ? GROUP BY peer", (round_,)
+        )
+        return {peer: peer_round for peer, peer_round, _ in rows}
+
     def federation_at(self, round_: int) -> dict[str, dict[str, Any]]:
         """The newest rows of `federation` up to that round by moment, `bars` as a mapping; nothing without sketches."""
         newest = "(SELECT MAX(round) FROM federation WHERE round <= ?)"

@@ -28,10 +28,17 @@ class GossipCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Makes up for a mix that a stop had cut off."""
+        """Catches up where the node was away, and makes up for a mix that a stop had cut off."""
         self._gossip.seconds_of_round()
+        self._gossip.rejoin()
         if self._gossip.round_is_over(state.global_step):
             self._gossip.exchange()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Catches up where the node was away during a pause."""
+        self._gossip.rejoin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ends a round where one is over, then does what operators asked for."""

@@ -16,6 +16,7 @@ from conlora.training.messages import (
     TO_TRAINER,
     Checkpoint,
     Contributions,
+    Offer,
     Pause,
     Resume,
     Stop,
@@ -45,6 +46,8 @@ class Channel:
         """connection: None on ranks other than 0."""
         self.ranks = ranks or OneRank()
         self.paused = False
+        self.after_round = False  # of a pause: it begins once the round under way is over
+        self.absent = False  # the node was away, and has not rejoined yet
         self.stopping = False
         self.checkpoint_wanted = False
         self._connection = connection
@@ -115,14 +118,15 @@ class Channel:
                 self._inbox.put(END)  # for whoever asks next
                 raise TrainingFailed(GONE)
             case Pause():
-                self.paused = True
+                self.paused, self.after_round = True, message.after_round
             case Resume():
                 self.paused = False
+                self.absent |= message.absent
             case Checkpoint():
                 self.checkpoint_wanted = True
             case Stop():
                 self.stopping = True
-            case Contributions():
+            case Contributions() | Offer():
                 raise AssertionError("contributions arrived that nobody asked for")
 
     def _receive(self, connection: socket.socket) -> None:

@@ -11,7 +11,7 @@ from conlora.errors import ConfigError, TrainingFailed
 from conlora.training.arena import Arena
 from conlora.training.blending import lerp
 from conlora.training.channel import Channel
-from conlora.training.messages import Contributions, Mixed, Paused, Published, Unchanged
+from conlora.training.messages import Adopted, Contributions, Mixed, Offer, Paused, Published, Rejoining, Unchanged
 from conlora.training.model import Adapted
 
 
@@ -87,6 +87,23 @@ class Gossip:
         self._adapted.rule.mix(self._adapted.shared, own, screened.neighbours, out=mixed, blend=lerp)
         return mixed, screened.weights
 
+    def rejoin(self) -> None:
+        """Once after an absence, and before the node goes on: what the daemon offers of a neighbour becomes the model's values.
+
+        The optimizer's moments and the count of rounds stay: they are this node's own.
+        """
+        channel, adapted = self.channel, self._adapted
+        if not channel.absent or channel.stopping:
+            return
+        channel.absent = False
+        channel.send(Rejoining(round=self.rounds_mixed))
+        item = channel.expect(Offer).item
+        if item is None:
+            return
+        vector = self._arena.inbox(item.place, item.slot) if self._arena else adapted.adapter.read(adapted.shared)
+        adapted.adapter.write(adapted.shared, channel.ranks.broadcast(vector))
+        channel.send(Adopted(round=self.rounds_mixed))
+
     def seconds_of_round(self) -> float:
         """Since the last call, pauses left out."""
         now = time.monotonic()
@@ -97,17 +114,21 @@ class Gossip:
         """Waits while the node is paused. Returns whether the caller has to see to a checkpoint, or a stop, first."""
         channel = self.channel
         channel.poll()
-        if channel.paused and not channel.stopping:
+        if self._standing(step):
             channel.send(Paused(round=self.rounds_mixed))
             before = time.monotonic()
-            while channel.paused and not channel.stopping:
-                channel.wait_while(lambda: channel.paused and not channel.stopping and not channel.checkpoint_wanted)
+            while self._standing(step):
+                channel.wait_while(lambda: self._standing(step) and not channel.checkpoint_wanted)
                 if channel.checkpoint_wanted and self.saved_step != step:
                     break
                 self._decline_checkpoint(step)
             self.round_began += time.monotonic() - before
         self._decline_checkpoint(step)
         return channel.checkpoint_wanted or channel.stopping
+
+    def _standing(self, step: int) -> bool:
+        channel = self.channel
+        return channel.paused and not channel.stopping and (not channel.after_round or step % self._local_steps == 0)
 
     def _decline_checkpoint(self, step: int) -> None:
         if self.channel.checkpoint_wanted and self.saved_step == step:

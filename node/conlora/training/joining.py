@@ -76,7 +76,7 @@ class Guest:
         self._gossip: Gossip | None = None
         self._step = setup.step
         self._losses: list[float] = []
-        channel.paused = setup.paused
+        channel.paused, channel.absent = setup.paused, setup.absent
 
     def __enter__(self) -> Self:
         return self
@@ -194,6 +194,7 @@ class Guest:
                 self._save()
             if self._channel.stopping:
                 return
+        self._required().rejoin()
 
     def _save(self) -> None:
         gossip, adapted = self._required(), self._adapted

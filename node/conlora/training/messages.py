@@ -4,6 +4,7 @@ The conversation:  daemon  Setup ->            trainer  <- Ready
                    daemon  Layout ->
     each round:    trainer <- Published        daemon   Contributions ->        trainer <- Mixed, RoundDone
     now and then:  trainer <- Evaluated, Saved, Paused     daemon  Pause, Resume, Checkpoint, Stop ->
+    who was away:  trainer <- Rejoining        daemon   Offer ->                trainer <- Adopted, if it is offered anything
     at the end:    trainer <- Finished or Failed, and it exits
 
 Between the first rank of a trainer and each of the others: Setup ->, and <- Failed.
@@ -26,6 +27,7 @@ class Setup(BaseModel):
     round: int = Field(description="rounds that the checkpoint has mixed")
     step: int = Field(description="optimizer steps that the checkpoint has made")
     paused: bool = Field(description="wait for Resume before the first step")
+    absent: bool = Field(False, description="say Rejoining before the first step")
 
 
 class Layout(BaseModel):
@@ -59,15 +61,24 @@ class Contributions(BaseModel):
 
 
 class Pause(BaseModel):
-    """To the trainer: stand still after this step."""
+    """To the trainer: stand still after this step, or once the round under way is over."""
 
     type: Literal["pause"] = "pause"
+    after_round: bool = False
 
 
 class Resume(BaseModel):
-    """To the trainer: go on."""
+    """To the trainer: go on; say Rejoining before the next step where the node was away."""
 
     type: Literal["resume"] = "resume"
+    absent: bool = False
+
+
+class Offer(BaseModel):
+    """To the trainer, after Rejoining: the neighbour's snapshot to go on from; none: go on from its own vector."""
+
+    type: Literal["offer"] = "offer"
+    item: Contribution | None
 
 
 class Checkpoint(BaseModel):
@@ -106,6 +117,20 @@ class Mixed(BaseModel):
     type: Literal["mixed"] = "mixed"
     round: int
     weights: list[float] = Field(description="of the contributions; robust mixing may have left less of them")
+
+
+class Rejoining(BaseModel):
+    """From the trainer: it goes on after an absence, and an Offer is awaited."""
+
+    type: Literal["rejoining"] = "rejoining"
+    round: int
+
+
+class Adopted(BaseModel):
+    """From the trainer: the offered snapshot has been read, and is its own vector now."""
+
+    type: Literal["adopted"] = "adopted"
+    round: int
 
 
 class RoundDone(BaseModel):
@@ -174,8 +199,21 @@ class Failed(BaseModel):
     exit_code: int
 
 
-ToTrainer = Setup | Layout | Contributions | Pause | Resume | Checkpoint | Stop
-FromTrainer = Ready | Published | Mixed | RoundDone | Evaluated | Saved | Unchanged | Paused | Finished | Failed
+ToTrainer = Setup | Layout | Contributions | Offer | Pause | Resume | Checkpoint | Stop
+FromTrainer = (
+    Ready
+    | Published
+    | Mixed
+    | Rejoining
+    | Adopted
+    | RoundDone
+    | Evaluated
+    | Saved
+    | Unchanged
+    | Paused
+    | Finished
+    | Failed
+)
 
 TO_TRAINER: TypeAdapter[ToTrainer] = TypeAdapter(Annotated[ToTrainer, Field(discriminator="type")])
 FROM_TRAINER: TypeAdapter[FromTrainer] = TypeAdapter(Annotated[FromTrainer, Field(discriminator="type")])

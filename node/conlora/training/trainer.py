@@ -45,7 +45,7 @@ def main(channel_descriptor: int, memory: int) -> None:
 
 def run(channel: Channel, setup: Setup, memory: int | None) -> bool:
     """Builds, and trains; returns whether all rounds are done. memory: None on ranks other than 0. Raises ConLoRAError."""
-    channel.paused = setup.paused
+    channel.paused, channel.absent = setup.paused, setup.absent
     config = NodeConfig.model_validate(setup.config)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)

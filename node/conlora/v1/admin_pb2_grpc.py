@@ -74,6 +74,16 @@ class AdminStub:
                 request_serializer=conlora_dot_v1_dot_admin__pb2.StopRequest.SerializeToString,
                 response_deserializer=conlora_dot_v1_dot_admin__pb2.StopReply.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/conlora.v1.Admin/Drain',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.DrainReply.FromString,
+                _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/conlora.v1.Admin/Leave',
+                request_serializer=conlora_dot_v1_dot_admin__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=conlora_dot_v1_dot_admin__pb2.LeaveReply.FromString,
+                _registered_method=True)
         self.Reload = channel.unary_unary(
                 '/conlora.v1.Admin/Reload',
                 request_serializer=conlora_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
@@ -145,6 +155,20 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """leaves the federation after this round, and stays up; Resume comes back
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leave(self, request, context):
+        """likewise, and ends
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Reload(self, request, context):
         """reads the peers' cards and the configuration again
         """
@@ -208,6 +232,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=conlora_dot_v1_dot_admin__pb2.StopRequest.FromString,
                     response_serializer=conlora_dot_v1_dot_admin__pb2.StopReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.DrainReply.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=conlora_dot_v1_dot_admin__pb2.LeaveRequest.FromString,
+                    response_serializer=conlora_dot_v1_dot_admin__pb2.LeaveReply.SerializeToString,
             ),
             'Reload': grpc.unary_unary_rpc_method_handler(
                     servicer.Reload,
@@ -441,6 +475,60 @@ class Admin:
             '/conlora.v1.Admin/Stop',
             conlora_dot_v1_dot_admin__pb2.StopRequest.SerializeToString,
             conlora_dot_v1_dot_admin__pb2.StopReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/Drain',
+            conlora_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.DrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/conlora.v1.Admin/Leave',
+            conlora_dot_v1_dot_admin__pb2.LeaveRequest.SerializeToString,
+            conlora_dot_v1_dot_admin__pb2.LeaveReply.FromString,
             options,
             channel_credentials,
             insecure,

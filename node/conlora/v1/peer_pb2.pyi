@@ -62,12 +62,14 @@ class Goodbye(_message.Message):
         REASON_MISMATCH: _ClassVar[Goodbye.Reason]
         REASON_PROTOCOL: _ClassVar[Goodbye.Reason]
         REASON_QUARANTINED: _ClassVar[Goodbye.Reason]
+        REASON_LEFT: _ClassVar[Goodbye.Reason]
     REASON_UNSPECIFIED: Goodbye.Reason
     REASON_LEAVING: Goodbye.Reason
     REASON_DUPLICATE: Goodbye.Reason
     REASON_MISMATCH: Goodbye.Reason
     REASON_PROTOCOL: Goodbye.Reason
     REASON_QUARANTINED: Goodbye.Reason
+    REASON_LEFT: Goodbye.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     reason: Goodbye.Reason
