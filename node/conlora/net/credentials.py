@@ -6,7 +6,7 @@ import grpc
 from cryptography import x509
 
 from conlora.net.identity import Identity, Peer, node_id_of, tls_name
-from conlora.net.wire import MAX_FRAME_BYTES
+from conlora.net.wire import HANDSHAKE_SECONDS, MAX_FRAME_BYTES
 
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
@@ -18,6 +18,8 @@ SERVICE_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
     ("grpc.so_reuseport", 0),  # a second daemon on this address is a mistake that has to be seen
+    ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_SECONDS)),  # of TLS, too; else it is two minutes
+    ("grpc.max_concurrent_streams", 2),  # of a connection; a link is one
 ]
 
 
