@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo models assets test test-all lint proto bench bench-peers reliability clean
+.PHONY: demo models assets test test-all lint proto bench bench-peers reliability fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -51,7 +51,10 @@ bench-peers: $(STAMP)   ## rounds of hivemind, p2pfl, Flower and NVFLARE beside 
 	$(BIN)/python -m pytest tests/bench -m peers -s
 
 reliability: $(STAMP) assets   ## what a federation survives, in figures: tables in runs/reliability
-	$(BIN)/python -m pytest tests/reliability -m bench -s
+	$(BIN)/python -m pytest tests/reliability -m "bench or long" -s
+
+fuzz: $(STAMP)   ## a million hostile frames and more through a node's decode path; fetches atheris into .bench-envs
+	$(BIN)/python -m pytest tests/reliability/test_fuzzing.py -m long -s
 
 clean:
 	rm -rf $(VENV) .bench-envs runs build dist

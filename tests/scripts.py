@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 
 from conlora.net import wire
-from conlora.net.wire import Frame
+from conlora.net.wire import Chunk, Frame
 
 
 class Script:
@@ -20,3 +20,8 @@ class Script:
 
     async def write(self, message: Frame | bytes) -> None:
         self.written.append(Frame.FromString(message) if isinstance(message, bytes) else message)
+
+
+def as_frames(parts: Iterable[Frame | Chunk]) -> list[Frame]:
+    """What a sender makes, chunks as frames too."""
+    return [Frame.FromString(part.message) if isinstance(part, Chunk) else part for part in parts]

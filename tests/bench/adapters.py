@@ -24,13 +24,16 @@ BYTES_PER_LAYER = 2 * RANK * WIDTH * 4  # A and B of one square matrix in fp32
 
 
 class Toy(nn.Module):
-    """Square matrices with an adapter each. They are one in memory, for nothing is computed with them."""
+    """Square matrices with an adapter each. They are one in memory, for nothing is computed with them. Below half a megabyte
+    there is a smaller one.
+    """
 
     def __init__(self, megabytes: float) -> None:
         super().__init__()
-        count = round(megabytes * 1e6 / BYTES_PER_LAYER)
-        weight = nn.Parameter(torch.zeros(WIDTH, WIDTH))
-        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False, device="meta") for _ in range(count))
+        count = max(1, round(megabytes * 1e6 / BYTES_PER_LAYER))
+        width = min(WIDTH, round(megabytes * 1e6 / BYTES_PER_LAYER * WIDTH))
+        weight = nn.Parameter(torch.zeros(width, width))
+        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False, device="meta") for _ in range(count))
         for layer in self.layers:
             layer.weight = weight
 

@@ -1,7 +1,7 @@
 """Sketches from peers that send anything: a violation ends the link, a bad sketch costs itself, and none reaches training."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tests.fakes import shown
-from tests.scripts import Script
+from tests.scripts import Script, as_frames
 from tests.sketch_records import FORGER, KEYS, LAYOUT, SCHEMA, SCRIBE, SETTINGS, records, sent, signed
 
 from conlora.core.encoding import CHUNK_BYTES, Encoding, Format
@@ -24,7 +24,7 @@ from conlora.net.identity import Identity, Peer
 from conlora.net.link import Link
 from conlora.net.sketches import Scribe
 from conlora.net.transfers import Outgoing, Sender
-from conlora.net.wire import Chunk, Frame, Goodbye, SketchHeader, SnapshotHeader, Transfer
+from conlora.net.wire import Frame, Goodbye, SketchHeader, SnapshotHeader, Transfer
 
 
 @pytest.fixture
@@ -68,10 +68,6 @@ def snapshot_frames(value: float) -> list[Frame]:
     vector = np.full(SCHEMA.size, value, np.float32)
     snapshot = Outgoing(5, 1, vector, shared=False, on_free=lambda: None)
     return as_frames(Sender(formats, Encoding.FP32).parts(snapshot))
-
-
-def as_frames(parts: Iterable[Frame | Chunk]) -> list[Frame]:
-    return [Frame.FromString(part.message) if isinstance(part, Chunk) else part for part in parts]
 
 
 MOST = SCRIBE.max_record_bytes

@@ -222,6 +222,22 @@ async def test_a_dialler_that_sends_too_much_at_once(member: Members) -> None:
     await still_serves_again(b, a)
 
 
+async def test_a_dialler_that_makes_many_calls_at_once(member: Members) -> None:
+    """A link is one; each would cost this node a task and memory."""
+    a, b = member("a"), member("b")
+    await b.start(a.card(dialled=False))
+    async with dialled(a, b) as channel:
+        calls = [channel.stream_stream(METHOD)() for _ in range(20)]
+        answers = [asyncio.ensure_future(call.read()) for call in calls]
+        await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        answered, waiting = await asyncio.wait(answers, timeout=0.3)
+        assert len(answered) <= 2
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    await still_serves(b, a)
+
+
 class Impostor(grpc.GenericRpcHandler):
     """Accepts with a configured peer's key, and says what the test wants instead of frames."""
 
