@@ -50,6 +50,7 @@ class Daemon:
         self.log = directory / "daemon.log"
         self.config = {**config, "admin_socket": str(socket_path)}
         self.process: subprocess.Popen[bytes] | None = None
+        self.launcher: list[str] = []  # a command that starts the daemon's in its turn
         directory.mkdir()
         (directory / "peers").mkdir()
         self.identity = create_identity(directory / "identity")
@@ -69,7 +70,7 @@ class Daemon:
         """Starts the daemon process."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "conlora", "run", str(self.config_path), *options],
+                [*self.launcher, sys.executable, "-m", "conlora", "run", str(self.config_path), *options],
                 stdout=log, stderr=log, stdin=stdin, start_new_session=True,
             )  # fmt: skip
 

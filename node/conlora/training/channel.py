@@ -18,6 +18,7 @@ from conlora.training.messages import (
     Contributions,
     Pause,
     Resume,
+    Sealed,
     Stop,
     ToTrainer,
     line,
@@ -47,6 +48,8 @@ class Channel:
         self.paused = False
         self.stopping = False
         self.checkpoint_wanted = False
+        self.sealing = 0  # checkpoints of which the daemon has not said yet whether they are sealed
+        self.unsaved = False  # the last one is not
         self._connection = connection
         self._guest = guest
         self._inbox: queue.Queue[bytes] = queue.Queue()
@@ -122,6 +125,9 @@ class Channel:
                 self.checkpoint_wanted = True
             case Stop():
                 self.stopping = True
+            case Sealed():
+                self.sealing -= 1
+                self.unsaved = not message.intact
             case Contributions():
                 raise AssertionError("contributions arrived that nobody asked for")
 
