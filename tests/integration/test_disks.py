@@ -101,7 +101,7 @@ def test_a_read_only_disk_is_a_sentence_at_a_start(daemons: Daemons) -> None:
     node.start()
     assert node.exit_code() == 7
     assert node.log.read_text() == (
-        f"conlora: {node.state_dir}: can't be written ([Errno 30] Read-only file system: '{node.state_dir}/lock'); "
+        f"conlora: {node.state_dir}: the state can't be written ([Errno 30] Read-only file system: '{node.state_dir}/lock'); "
         "mend the disk and mount it for writing\n"
     )
 

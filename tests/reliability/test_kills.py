@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 KILLS = int(os.environ.get("CONLORA_KILLS", "200"))
 NODES = 3
-ROUNDS = 300
+ROUNDS = max(60, 3 * KILLS // 2)
 AGAIN = 0.25  # of the kills that are followed by one while the node starts
 STARTING_SECONDS = 3.0
 ROUND_SECONDS = 0.3
@@ -68,10 +68,10 @@ def federation(daemons: Daemons, folder: Path) -> list[Daemon]:
     write_rows(folder / "held-out.csv", 1000, seed=-1)
     nodes = []
     for i in range(NODES):
-        write_rows(folder / f"rows-{i}.csv", 400, seed=i)
+        write_rows(folder / f"rows-{i}.csv", 1000, seed=i)
         data = {"path": str(folder / f"rows-{i}.csv"), "evaluation_path": str(folder / "held-out.csv")}
         training = {
-            "rounds": ROUNDS, "local_steps": 2, "batch_size": 16, "learning_rate": 0.01, "checkpoint_every": 1,
+            "rounds": ROUNDS, "local_steps": 8, "batch_size": 16, "learning_rate": 0.01, "checkpoint_every": 1,
             "evaluate_every": ROUNDS,
         }  # fmt: skip
         nodes.append(daemons.make(f"n{i}", training, data=data))

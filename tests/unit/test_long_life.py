@@ -124,6 +124,8 @@ def test_a_trouble_is_logged_when_it_begins_and_when_it_ends() -> None:
                 if problem:
                     raise StateError(problem)
             assert str(troubles) == problem
+    with troubles.of("history", heals=False):
+        assert "history" not in troubles
     assert [(entry["event"], entry.get("reason")) for entry in logs] == [
         ("no history, training goes on", "disk full"),
         ("no history, training goes on", "read-only"),

@@ -240,8 +240,8 @@ class Node:
         """See `net.admin.Operations`."""
         self._begin_stop()
         await self._trained.wait()
-        if self._supervisor.unsaved:
-            raise StateError(self._supervisor.unsaved)
+        if error := self._supervisor.unsaved:
+            raise error
         checkpoint = self._supervisor.last_checkpoint
         return (checkpoint.path if checkpoint else None), self._supervisor.progress.round
 
@@ -280,7 +280,7 @@ def locked(state_dir: Path) -> Iterator[None]:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (state_dir / "lock").open("w")
     except OSError as error:
-        raise unwritable(state_dir, error) from error
+        raise unwritable(state_dir, "the state", error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

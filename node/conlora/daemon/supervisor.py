@@ -123,18 +123,18 @@ class Supervisor:
                     await self._stopping.wait()
             except TimeoutError:
                 continue
-        if self.unsaved:
-            raise StateError(self.unsaved)
+        if error := self.unsaved:
+            raise error
         if not self._stopping.is_set():
             await self._set_state(State.FINISHED)
 
     @property
-    def unsaved(self) -> str:
+    def unsaved(self) -> StateError | None:
         """Why the last checkpoint is older than it should be, if it is."""
         if not self._seal_problem:
-            return ""
+            return None
         last = self.last_checkpoint.round if self.last_checkpoint else 0
-        return f"{self._seal_problem}; what was trained after round {last} is not saved"
+        return StateError(f"{self._seal_problem}; what was trained after round {last} is not saved")
 
     def stop(self) -> None:
         """Ends training after this step, with a checkpoint; `run` returns when that is done."""
@@ -251,7 +251,7 @@ class Supervisor:
         if newest:
             self.last_checkpoint = newest
             self.progress.round, self.progress.step = newest.round, newest.step
-            with self.troubles.of("history"):
+            with self.troubles.of("history", heals=False):
                 self.progress.loss, self.progress.evaluation = self._history.figures_at(newest.round)
             log.info("going on from a checkpoint", path=str(newest.path), round=newest.round)
         return newest
@@ -344,7 +344,7 @@ class Supervisor:
         if self._recorder:
             self._recorder.add(round_, mix.published.vector, self._exchange.arena.own(mix.slot))
         self.progress.round = round_
-        with self.troubles.of("history"):
+        with self.troubles.of("history", heals=False):  # there may be none
             self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in mix.plan.contributions])
         if mix.measured:
             self._measuring = asyncio.create_task(self._measure(mix))
@@ -355,7 +355,7 @@ class Supervisor:
     async def _measure(self, mix: Mix) -> None:
         round_ = mix.plan.round
         figures = await self._exchange.measure(mix)
-        with self.troubles.of("history"):
+        with self.troubles.of("history", heals=False):
             self._history.add_errors(round_, {f.contribution.peer: f.error for f in figures})
             if estimates := self._observatory.estimates():
                 before, after, nodes = estimates
@@ -384,6 +384,9 @@ class Supervisor:
                 problem = str(error)
                 raise
             log.info("checkpoint", path=str(self.last_checkpoint.path), round=saved.round)
+            if "history" in self.troubles:  # after the last round nothing else would find that there is room again
+                with self.troubles.of("history"):
+                    self._history.touch()
         self._tell(messages.Sealed(intact=not problem))
         await self._sealed(problem)
 

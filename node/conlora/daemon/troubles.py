@@ -19,9 +19,12 @@ class Troubles:
     def __str__(self) -> str:
         return "; ".join(self._sentences.values())
 
+    def __contains__(self, what: str) -> bool:
+        return what in self._sentences
+
     @contextlib.contextmanager
-    def of(self, what: str) -> Iterator[None]:
-        """Does without `what` where writing it raises StateError."""
+    def of(self, what: str, heals: bool = True) -> Iterator[None]:
+        """Does without `what` where writing it raises StateError. heals: where it does not, all is well again."""
         try:
             yield
         except StateError as error:
@@ -29,5 +32,5 @@ class Troubles:
                 log.error(f"no {what}, training goes on", reason=str(error))
             self._sentences[what] = str(error)
         else:
-            if self._sentences.pop(what, None):
+            if heals and self._sentences.pop(what, None):
                 log.info(f"{what} is written again")

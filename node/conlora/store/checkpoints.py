@@ -50,7 +50,7 @@ class CheckpointStore:
             self.staging.mkdir(parents=True)
             sync_directory(self.directory.parent)  # a checkpoint is no safer than the directory that it lies in
         except OSError as error:
-            raise unwritable(self.directory, error) from error
+            raise unwritable(self.directory, "the checkpoints", error) from error
 
     def seal(self, staged: Path, round_: int, step: int, schema: str, base: str = "") -> Checkpoint:
         """Turns a staged directory into a checkpoint, durably, and prunes old ones. Raises StateError (disk full, ...)."""
@@ -167,7 +167,7 @@ def export_adapter(checkpoint: Checkpoint, target: Path, base: str, readme: str,
         partial.rename(target)
         sync_directory(target.parent)
     except OSError as error:
-        raise unwritable(target, error, "the adapter") from error
+        raise unwritable(target, "the adapter", error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

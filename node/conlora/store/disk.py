@@ -16,10 +16,10 @@ REMEDIES = {
 }
 
 
-def unwritable(path: Path, error: OSError, what: str = "") -> StateError:
-    """The sentence for a path that can't be written, with the remedy that fits. what: is to be there, if not a plain file."""
-    subject = f"{what} can't be written" if what else "can't be written"
-    return StateError(f"{path}: {subject} ({error}); {REMEDIES.get(error.errno or 0, 'mend the disk')}")
+def unwritable(path: Path, what: str, error: OSError) -> StateError:
+    """The sentence for something that can't be written there, with the remedy that fits."""
+    remedy = REMEDIES.get(error.errno or 0, "mend the disk")
+    return StateError(f"{path}: {what} can't be written ({error}); {remedy}")
 
 
 def digest_and_sync(path: Path) -> str:

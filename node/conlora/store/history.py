@@ -90,12 +90,12 @@ class History:
             self._db.execute(f"PRAGMA journal_size_limit={MOST_WAL_BYTES}")
             self._bring_up_to_date()
         except sqlite3.Error as error:
-            raise self._problem(error, "can't be opened") from error
+            raise self._problem(error, "opened") from error
 
-    def _problem(self, error: sqlite3.Error, what: str) -> StateError:
+    def _problem(self, error: sqlite3.Error, verb: str) -> StateError:
         name = getattr(error, "sqlite_errorname", "")
         remedy = next((advice for kind, advice in _REMEDIES.items() if name.startswith(kind)), "mend the disk")
-        return StateError(f"{self._path}: the history {what} ({error}); {remedy}")
+        return StateError(f"{self._path}: the history can't be {verb} ({error}); {remedy}")
 
     def _bring_up_to_date(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -202,6 +202,11 @@ class History:
         rows = self._rows(f"SELECT * FROM federation WHERE round = {newest}", round_)
         return {row["moment"]: row | {"bars": json.loads(row["bars"])} for row in rows}
 
+    def touch(self) -> None:
+        """Writes what is there already. Raises StateError where that is not possible."""
+        with self._writing():
+            self._db.execute("UPDATE starts SET epoch = epoch")
+
     def _thin(self, newest: int, since: int) -> None:
         """Leaves one round of every two, four, eight ... where they are older than one, two, four ... times FULL_ROUNDS.
 
@@ -232,14 +237,14 @@ class History:
             with self._db:
                 yield
         except sqlite3.Error as error:
-            raise self._problem(error, "can't be written") from error
+            raise self._problem(error, "written") from error
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise self._problem(error, "can't be read") from error
+            raise self._problem(error, "read") from error
 
     def rows(self, table: str, after_round: int = -1) -> list[dict[str, Any]]:
         """The rows of `rounds`, `edges`, `evaluations` or `federation` after a round, oldest first."""
