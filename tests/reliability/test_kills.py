@@ -24,7 +24,7 @@ from tests.daemons import Daemon, Daemons, is_alive, wait_until
 
 from conlora.core.topology import named_graph
 from conlora.net.status import NodeStatus
-from conlora.store.checkpoints import read_checkpoint
+from conlora.store.checkpoints import CheckpointStore
 from conlora.store.history import History
 from conlora.testbed.processes import Interrupts
 from conlora.testbed.trainers import forkserver
@@ -147,9 +147,9 @@ class Life:
             self._kill_at = time.monotonic() + self._draw.random() * STARTING_SECONDS
 
     def _inspect(self) -> None:
-        """What lies on the disk while nothing runs: nothing damaged, whatever was cut off."""
-        for path in (self.node.state_dir / "checkpoints").glob("step-*"):
-            read_checkpoint(path)
+        """What lies on the disk while nothing runs: the newest checkpoint is intact, and so is the history."""
+        _, damaged = CheckpointStore(self.node.state_dir / "checkpoints", keep=3).newest()
+        assert damaged == []
         with contextlib.closing(sqlite3.connect(self.node.state_dir / "history.db")) as database:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
