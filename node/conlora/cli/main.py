@@ -41,13 +41,21 @@ def _options(
     pass
 
 
+def _complain(sentence: str) -> None:
+    """On standard error. Where the disk behind it is full the exit code still says what happened."""
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = None  # Python would try again, and end with a code of its own
+
+
 def main() -> None:
     """Runs the command line; an error raised on purpose is printed as its sentence and ends with its exit code."""
     quiet_grpc()
     try:
         app()
     except ConLoRAError as error:
-        print(f"conlora: {error}", file=sys.stderr)
+        _complain(f"conlora: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,6 +1,5 @@
 """Takes the adapter home: a checkpoint's adapter as a PEFT directory, with or without a running daemon."""
 
-import contextlib
 from pathlib import Path
 
 from conlora.config import NodeConfig
@@ -26,12 +25,20 @@ def export_last(config: NodeConfig, target: Path, overwrite: bool) -> int:
 def _card(config: NodeConfig, checkpoint: Checkpoint) -> str:
     node_id, path = load_identity(config.identity_dir).node_id, config.state_dir / "history.db"
     if path.exists():
-        with (
-            contextlib.suppress(StateError),
-            History(path) as history,
-        ):  # a damaged one is no reason to keep the adapter
-            return model_card(config, checkpoint, node_id, history)
+        try:
+            with History(path) as history:
+                return card_of(config, checkpoint, node_id, history)
+        except StateError:
+            pass
     return model_card(config, checkpoint, node_id, None)
+
+
+def card_of(config: NodeConfig, checkpoint: Checkpoint, node_id: str, history: History) -> str:
+    """The model card; of a history that is damaged it goes without, for that is no reason to keep the adapter."""
+    try:
+        return model_card(config, checkpoint, node_id, history)
+    except StateError:
+        return model_card(config, checkpoint, node_id, None)
 
 
 def last_checkpoint(config: NodeConfig) -> Checkpoint:

@@ -17,12 +17,11 @@ from conlora import __version__
 from conlora.config import NodeConfig, load_config
 from conlora.core.consensus import amplification
 from conlora.daemon.background import background
-from conlora.daemon.card import model_card
 from conlora.daemon.certificates import Certificates
 from conlora.daemon.changes import changes, check_encodings
 from conlora.daemon.departure import Departure
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
-from conlora.daemon.export import export
+from conlora.daemon.export import card_of, export
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
@@ -33,6 +32,7 @@ from conlora.net.identity import Peer, load_identity
 from conlora.net.mesh import Mesh, PeerState
 from conlora.net.rotation import Announced
 from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
+from conlora.store.disk import unwritable
 from conlora.store.history import History
 from conlora.store.quarantines import Quarantines
 
@@ -68,7 +68,9 @@ class Node:
         peers = self._read_peers(config)
         mode = config.federation.mode
         self._history = history
-        self._observatory = Observatory(self._identity, config.name, peers, config.observing.sketched)
+        self._observatory = Observatory(
+            self._identity, config.name, peers, config.observing.sketched, history.new_epoch()
+        )
         self._exchange = Exchange(
             mode, peers, config.federation.sync_deadline_seconds, self._observatory, config.exchange.encoding_for
         )
@@ -160,7 +162,7 @@ class Node:
             rule=federation.rule,
             mode=federation.mode.value,
             state=State.STOPPING if self._stop.is_set() else state,
-            message=message,
+            message="; ".join(filter(None, (message, str(self._supervisor.troubles)))),
             round=progress.round,
             rounds=self._config.training.rounds,
             step=progress.step,
@@ -257,7 +259,7 @@ class Node:
     async def export(self, target: Path, overwrite: bool) -> int:
         """See `net.admin.Operations`."""
         checkpoint = await self._supervisor.checkpoint()
-        card = model_card(self._config, checkpoint, self._identity.node_id, self._history)
+        card = card_of(self._config, checkpoint, self._identity.node_id, self._history)
         await asyncio.to_thread(export, self._config, checkpoint, card, target, overwrite)
         return checkpoint.round
 
@@ -265,6 +267,8 @@ class Node:
         """See `net.admin.Operations`."""
         self._begin_stop()
         await self._trained.wait()
+        if error := self._supervisor.unsaved:
+            raise error
         checkpoint = self._supervisor.last_checkpoint
         return (checkpoint.path if checkpoint else None), self._supervisor.progress.round
 
@@ -320,7 +324,7 @@ def locked(state_dir: Path) -> Iterator[None]:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (state_dir / "lock").open("w")
     except OSError as error:
-        raise StateError(f"{state_dir}: can't be written ({error}); make it writable for the node's user") from error
+        raise unwritable(state_dir, "the state", error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,14 +25,16 @@ SHORTEST_ROUND_SECONDS = 1e-3
 class Observatory:
     """The federation's sketches at one node, in and out."""
 
-    def __init__(self, identity: Identity, name: str, peers: list[Peer], sketched: bool) -> None:
-        """sketched: whether others get to know this node's own sketches; it passes theirs on either way."""
+    def __init__(self, identity: Identity, name: str, peers: list[Peer], sketched: bool, epoch: int = 0) -> None:
+        """sketched: whether others get to know this node's own sketches; it passes theirs on either way. epoch: larger than
+        that of any earlier start of this node.
+        """
         self._still = True  # nothing is being trained, so no snapshot will take sketches along
         self._identity = identity
         self._name = name
         self._peers = peers
         self._sketched = sketched
-        self._epoch = time.time_ns()
+        self._epoch = epoch
         self._sequence = 0
         self._own: tuple[int, Vector, Vector] | None = None  # round, sketches of before and after its mix
         self._live: set[str] = set()

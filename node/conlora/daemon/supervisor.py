@@ -17,6 +17,7 @@ from conlora.core.sketch import SketchLayout
 from conlora.daemon.exchange import Exchange, Mix
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
+from conlora.daemon.troubles import Troubles
 from conlora.errors import ConfigError, Refused, StateError, TrainingFailed
 from conlora.net.transfers import Outgoing
 from conlora.store.checkpoints import Checkpoint, CheckpointStore
@@ -84,6 +85,7 @@ class Supervisor:
         self.progress = Progress()
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
         self.last_checkpoint: Checkpoint | None = None
+        self.troubles = Troubles()
         self._config = config
         self._exchange = exchange
         self._observatory = observatory
@@ -97,7 +99,7 @@ class Supervisor:
         self._trainer: TrainerProcess | None = None
         self._recorder: Recorder | None = None
         self._shared_digest = self._fingerprint = ""
-        self._crashes = 0
+        self._crashes = self._furthest = 0
         self._seals = 0  # checkpoint attempts that have ended, one way or the other
         self._seal_problem = ""
         self._problem: BaseException | None = None  # ends training for good
@@ -105,7 +107,7 @@ class Supervisor:
         self._measuring: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Trains until all rounds are done or `stop`. Raises ConfigError and TrainingFailed."""
+        """Trains until all rounds are done or `stop`. Raises ConfigError, TrainingFailed and StateError."""
         self.checkpoints.prepare()
         while not self._stopping.is_set():
             ending = await self._run_once()
@@ -117,7 +119,7 @@ class Supervisor:
             self.progress.restarts += 1
             if self._crashes >= MOST_CRASHES:
                 raise TrainingFailed(
-                    f"{ending}; it died {self._crashes} times without finishing a round, so it is not restarted"
+                    f"{ending}; it died {self._crashes} times without finishing a new round, so it is not restarted"
                 )
             backoff = min(2.0 ** (self._crashes - 1), LONGEST_BACKOFF_SECONDS)
             log.error("trainer died", reason=ending, restart_in_seconds=backoff)
@@ -127,8 +129,18 @@ class Supervisor:
                     await self._stopping.wait()
             except TimeoutError:
                 continue
+        if error := self.unsaved:
+            raise error
         if not self._stopping.is_set():
             await self._set_state(State.FINISHED)
+
+    @property
+    def unsaved(self) -> StateError | None:
+        """Why the last checkpoint is older than it should be, if it is."""
+        if not self._seal_problem:
+            return None
+        last = self.last_checkpoint.round if self.last_checkpoint else 0
+        return StateError(f"{self._seal_problem}; what was trained after round {last} is not saved")
 
     def stop(self) -> None:
         """Ends training after this step, with a checkpoint; `run` returns when that is done."""
@@ -203,6 +215,7 @@ class Supervisor:
 
     async def _run_once(self) -> str:
         """One trainer from spawn to exit. Returns how it died, or nothing when it ended in good order."""
+        self._seal_problem = ""
         resume = await self._newest_checkpoint()
         trainer = await self._start()
         if trainer is None:
@@ -249,7 +262,7 @@ class Supervisor:
             return await TrainerProcess.spawn(self._spawner, self._exchange.memory, threads, log_path)
         await self._set_state(State.WAITING, "no program has joined yet")
         with waiting_room(self._config.guest_socket) as guests:
-            joined = asyncio.create_task(TrainerProcess.joined(guests, self._exchange.memory, log_path))
+            joined = asyncio.create_task(TrainerProcess.joined(guests, self._exchange.memory))
             stopped = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({joined, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -262,10 +275,17 @@ class Supervisor:
         newest, damaged = await asyncio.to_thread(self.checkpoints.newest)
         for sentence in damaged:
             log.error("damaged checkpoint", reason=sentence)
+        if damaged and not newest:
+            raise StateError(
+                f"{self.checkpoints.directory}: no checkpoint there is intact (see above in the log); put one back from a "
+                "backup, or move the directory away to start anew"
+            )
+        self.progress.round = self.progress.step = 0
         if newest:
             self.last_checkpoint = newest
             self.progress.round, self.progress.step = newest.round, newest.step
-            self.progress.loss, self.progress.evaluation = self._history.figures_at(newest.round)
+            with self.troubles.of("history", heals=False):
+                self.progress.loss, self.progress.evaluation = self._history.figures_at(newest.round)
             log.info("going on from a checkpoint", path=str(newest.path), round=newest.round)
         return newest
 
@@ -288,12 +308,13 @@ class Supervisor:
                 self._round_done(message)
             case messages.Evaluated():
                 self.progress.evaluation = message.figures
-                self._history.add_evaluation(message.round, message.figures)
+                with self.troubles.of("history"):
+                    self._history.add_evaluation(message.round, message.figures)
                 log.info("evaluated", round=message.round, **message.figures)
             case messages.Saved():
                 await self._seal(message)
             case messages.Unchanged():
-                await self._sealed("")
+                await self._sealed(self._seal_problem)
             case messages.Paused():
                 if self._paused:
                     await self._set_state(State.PAUSED)
@@ -366,7 +387,8 @@ class Supervisor:
         if self._recorder:
             self._recorder.add(round_, mix.published.vector, self._exchange.arena.own(mix.slot))
         self.progress.round = round_
-        self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in mix.plan.contributions])
+        with self.troubles.of("history", heals=False):  # there may be none
+            self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in mix.plan.contributions])
         if mix.measured:
             self._measuring = asyncio.create_task(self._measure(mix))
             self._measuring.add_done_callback(self._answered)
@@ -376,31 +398,40 @@ class Supervisor:
     async def _measure(self, mix: Mix) -> None:
         round_ = mix.plan.round
         figures = await self._exchange.measure(mix)
-        self._history.add_errors(round_, {f.contribution.peer: f.error for f in figures})
-        if estimates := self._observatory.estimates():
-            before, after, nodes = estimates
-            self._history.add_federation(round_, nodes, before, after)
+        with self.troubles.of("history", heals=False):
+            self._history.add_errors(round_, {f.contribution.peer: f.error for f in figures})
+            if estimates := self._observatory.estimates():
+                before, after, nodes = estimates
+                self._history.add_federation(round_, nodes, before, after)
 
     def _round_done(self, done: messages.RoundDone) -> None:
-        self._crashes = 0
+        if done.round > self._furthest:  # what it has done again is no progress
+            self._crashes, self._furthest = 0, done.round
         self.progress.step, self.progress.loss = done.step, done.loss
         degree = self._exchange.degree
-        self._history.add_round(done.round, done.step, done.seconds, done.loss, degree)
+        with self.troubles.of("history"):
+            self._history.add_round(done.round, done.step, done.seconds, done.loss, degree)
         log.info("round", round=done.round, loss=done.loss, neighbours=degree, seconds=round(done.seconds, 3))
 
     async def _seal(self, saved: messages.Saved) -> None:
-        store = self.checkpoints
+        store, problem = self.checkpoints, ""
         staged = store.staging / f"checkpoint-{saved.step}"
-        try:
-            self.last_checkpoint = await asyncio.to_thread(
-                store.seal, staged, saved.round, saved.step, self._shared_digest, self._fingerprint
-            )
-        except StateError as error:
-            log.error("no checkpoint", reason=str(error))
-            await self._sealed(str(error))
-        else:
+        with self.troubles.of("checkpoint"):
+            try:
+                if saved.problem:
+                    raise store.unwritten(staged, saved.step, saved.problem)
+                self.last_checkpoint = await asyncio.to_thread(
+                    store.seal, staged, saved.round, saved.step, self._shared_digest, self._fingerprint
+                )
+            except StateError as error:
+                problem = str(error)
+                raise
             log.info("checkpoint", path=str(self.last_checkpoint.path), round=saved.round)
-            await self._sealed("")
+            if "history" in self.troubles:  # after the last round nothing else would find that there is room again
+                with self.troubles.of("history"):
+                    self._history.touch()
+        self._tell(messages.Sealed(intact=not problem))
+        await self._sealed(problem)
 
     async def _sealed(self, problem: str) -> None:
         self._seals += 1

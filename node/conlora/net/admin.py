@@ -141,7 +141,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryReply:
         """See admin.proto."""
-        records = self._node.history(request.after_round)
+        try:
+            records = self._node.history(request.after_round)
+        except ConLoRAError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.HistoryReply(rounds=[to_message(record, pb.RoundRecord()) for record in records])
 
     async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseReply:

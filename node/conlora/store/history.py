@@ -14,8 +14,12 @@ from conlora.core.sketch import Estimate
 from conlora.errors import StateError
 
 # PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation, 2 only accuracy and loss, 3 no bars, and up
-# to 4 every edge of every round was measured
-_VERSION = 5
+# to 4 every edge of every round was measured, 5 kept every round
+_VERSION = 6
+FULL_ROUNDS = 10_000  # the newest that are kept whole; of older ones, fewer the older they are
+THINNING_ROUNDS = 500  # from one thinning to the next
+THINNING_OVERLAP = 10  # what a full disk has kept from being thinned is thinned later
+MOST_WAL_BYTES = 1 << 22
 _EDGES = """
 CREATE TABLE IF NOT EXISTS edges (
     round INTEGER NOT NULL, peer TEXT NOT NULL, peer_round INTEGER NOT NULL, weight REAL NOT NULL, error REAL,
@@ -38,12 +42,24 @@ CREATE TABLE IF NOT EXISTS federation (
 CREATE TABLE IF NOT EXISTS evaluations (round INTEGER PRIMARY KEY, time REAL NOT NULL, accuracy REAL, loss REAL,
     figures TEXT NOT NULL DEFAULT '{}'
 );
+CREATE TABLE IF NOT EXISTS mixed (peer TEXT PRIMARY KEY, since INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS starts (epoch INTEGER NOT NULL);
 """
 )
+_THINNED = ("rounds", "edges", "federation", "evaluations")
 _ADDED = {  # since the first version
     "edges": {"error_a": "REAL NOT NULL DEFAULT 0", "error_b": "REAL NOT NULL DEFAULT 0"},
     "evaluations": {"figures": "TEXT NOT NULL DEFAULT '{}'"},
     "federation": {"bars": "TEXT NOT NULL DEFAULT '{}'"},
+}
+
+
+_REMEDIES = {
+    "SQLITE_FULL": "free space on that disk",
+    "SQLITE_READONLY": "make it writable for the node's user",
+    "SQLITE_CANTOPEN": "make it writable for the node's user",
+    "SQLITE_NOTADB": "move the file away to start anew",
+    "SQLITE_CORRUPT": "move the file away to start anew",
 }
 
 
@@ -57,20 +73,29 @@ class EdgeRecord:
 
 
 class History:
-    """Append-mostly; a round that is done again after a restart replaces its first record."""
+    """Append-mostly; a round that is done again after a restart replaces its first record.
+
+    The newest FULL_ROUNDS rounds are kept whole, half of those that are up to twice as old, a quarter up to four times, and
+    so on; so the file grows with the logarithm of a node's age. Pages that this frees are given back to the disk.
+    """
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the database. Raises StateError where it can't."""
         self._path = path
         try:
             self._db = sqlite3.connect(path)
+            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; an older one just reuses its pages
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA journal_size_limit={MOST_WAL_BYTES}")
             self._bring_up_to_date()
         except sqlite3.Error as error:
-            raise StateError(
-                f"{path}: the history can't be opened ({error}); move the file away to start anew"
-            ) from error
+            raise self._problem(error, "opened") from error
+
+    def _problem(self, error: sqlite3.Error, verb: str) -> StateError:
+        name = getattr(error, "sqlite_errorname", "")
+        remedy = next((advice for kind, advice in _REMEDIES.items() if name.startswith(kind)), "mend the disk")
+        return StateError(f"{self._path}: the history can't be {verb} ({error}); {remedy}")
 
     def _bring_up_to_date(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -88,6 +113,9 @@ class History:
                 "BEGIN; ALTER TABLE edges RENAME TO measured;" + _EDGES + "INSERT INTO edges "
                 "SELECT round, peer, peer_round, weight, error, error_a, error_b FROM measured; DROP TABLE measured; COMMIT;"
             )
+        if version < 6:
+            (newest,) = self._db.execute("SELECT MAX(round) FROM rounds").fetchone()
+            self._thin(newest or 0, since=newest or 0)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def __enter__(self) -> Self:
@@ -107,6 +135,8 @@ class History:
                 "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?, ?)",
                 (round_, step, time.time(), seconds, loss, degree),
             )
+        if round_ % THINNING_ROUNDS == 0:
+            self._thin(round_, since=THINNING_OVERLAP * THINNING_ROUNDS)
 
     def add_edges(self, round_: int, edges: Iterable[EdgeRecord]) -> None:
         """What a round has mixed; its errors may follow."""
@@ -148,16 +178,23 @@ class History:
 
     def figures_at(self, round_: int) -> tuple[float | None, dict[str, float]]:
         """The mean training loss of that round (None: not known), and the figures of the newest evaluation up to it."""
-        loss = self._db.execute("SELECT loss FROM rounds WHERE round = ?", (round_,)).fetchone()
-        evaluated = self._db.execute(
-            "SELECT figures FROM evaluations WHERE round <= ? ORDER BY round DESC LIMIT 1", (round_,)
-        ).fetchone()
-        return (loss[0] if loss else None), (json.loads(evaluated[0]) if evaluated else {})
+        losses = self._rows("SELECT loss FROM rounds WHERE round = ?", round_)
+        evaluated = self._rows("SELECT figures FROM evaluations WHERE round <= ? ORDER BY round DESC LIMIT 1", round_)
+        return (losses[0]["loss"] if losses else None), (json.loads(evaluated[0]["figures"]) if evaluated else {})
 
     def peers_until(self, round_: int) -> list[str]:
         """Ids of the nodes whose snapshots were mixed up to that round."""
-        rows = self._db.execute("SELECT DISTINCT peer FROM edges WHERE round <= ? ORDER BY peer", (round_,))
-        return [peer for (peer,) in rows]
+        known = "SELECT peer FROM edges WHERE round <= ?1 UNION SELECT peer FROM mixed WHERE since <= ?1 ORDER BY peer"
+        return [row["peer"] for row in self._rows(known, round_)]
+
+    def new_epoch(self) -> int:
+        """A number for this start of the daemon, larger than those before: nanoseconds, where the clock has not gone back."""
+        with self._writing():
+            (last,) = self._db.execute("SELECT MAX(epoch) FROM starts").fetchone()
+            epoch = max(time.time_ns(), (last or 0) + 1)
+            self._db.execute("DELETE FROM starts")
+            self._db.execute("INSERT INTO starts VALUES (?)", (epoch,))
+        return epoch
 
     def last_mixed(self, round_: int) -> dict[str, int]:
         """The round of each peer's snapshot that was mixed last, up to that round."""
@@ -172,6 +209,34 @@ class History:
         rows = self._rows(f"SELECT * FROM federation WHERE round = {newest}", round_)
         return {row["moment"]: row | {"bars": json.loads(row["bars"])} for row in rows}
 
+    def touch(self) -> None:
+        """Writes what is there already. Raises StateError where that is not possible."""
+        with self._writing():
+            self._db.execute("UPDATE starts SET epoch = epoch")
+
+    def _thin(self, newest: int, since: int) -> None:
+        """Leaves one round of every two, four, eight ... where they are older than one, two, four ... times FULL_ROUNDS.
+
+        since: rounds for which that was done before, seen from each of these ages.
+        """
+        age, bucket = FULL_ROUNDS, 2
+        while (until := newest - age) > 0:
+            band = (until - since, until, bucket)
+            with self._writing():
+                self._db.execute(
+                    "INSERT OR IGNORE INTO mixed SELECT peer, MIN(round) FROM edges WHERE round > ? AND round <= ? GROUP BY peer",
+                    band[:2],
+                )
+                for table in _THINNED:
+                    self._db.execute(
+                        f"DELETE FROM {table} WHERE round > ?1 AND round <= ?2 AND round NOT IN "
+                        f"(SELECT MAX(round) FROM {table} WHERE round > ?1 AND round <= ?2 GROUP BY round / ?3)",
+                        band,
+                    )
+            age, bucket = 2 * age, 2 * bucket
+        with self._reading():
+            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction. Raises StateError where it can't be written."""
@@ -179,7 +244,14 @@ class History:
             with self._db:
                 yield
         except sqlite3.Error as error:
-            raise StateError(f"{self._path}: can't be written ({error}); free space or mend the disk") from error
+            raise self._problem(error, "written") from error
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._problem(error, "read") from error
 
     def rows(self, table: str, after_round: int = -1) -> list[dict[str, Any]]:
         """The rows of `rounds`, `edges`, `evaluations` or `federation` after a round, oldest first."""
@@ -188,6 +260,7 @@ class History:
         return self._rows(f"SELECT * FROM {table} WHERE round > ? ORDER BY round", after_round)
 
     def _rows(self, query: str, round_: int) -> list[dict[str, Any]]:
-        cursor = self._db.execute(query, (round_,))
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        with self._reading():
+            cursor = self._db.execute(query, (round_,))
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from conlora.core.schema import Schema, Vector
+from conlora.errors import StateError
 
 
 class Recorder:
@@ -22,17 +24,26 @@ class Recorder:
 
     def __init__(self, directory: Path, schema: Schema, frozen: Mapping[str, NDArray[Any]]) -> None:
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "schema.json").write_text(json.dumps(schema.to_json()))
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(a) for name, a in frozen.items()}, directory / "frozen.safetensors"
-        )
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "schema.json").write_text(json.dumps(schema.to_json()))
+            safetensors.numpy.save_file(
+                {name: np.ascontiguousarray(a) for name, a in frozen.items()}, directory / "frozen.safetensors"
+            )
+        except (OSError, SafetensorError) as error:
+            raise StateError(
+                f"{directory}: can't be written ({error}); free space, or set training.record_vectors to false"
+            ) from error
 
     def add(self, round_: int, published: Vector, mixed: Vector) -> None:
-        """Vectors of shape `(schema.size,)`: y before and x after the mix of `round_`."""
-        safetensors.numpy.save_file(
-            {"published": published, "mixed": mixed}, self._directory / f"round-{round_:06d}.safetensors"
-        )
+        """Vectors of shape `(schema.size,)`: y before and x after the mix of `round_`. Raises StateError."""
+        path = self._directory / f"round-{round_:06d}.safetensors"
+        try:
+            safetensors.numpy.save_file({"published": published, "mixed": mixed}, path)
+        except (OSError, SafetensorError) as error:
+            raise StateError(
+                f"{path}: can't be written ({error}); free space, or set training.record_vectors to false"
+            ) from error
 
 
 class Recording:

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from conlora.training.channel import Channel
 from conlora.training.gossip import Gossip
-from conlora.training.messages import RoundDone, Saved, evaluated, finite
+from conlora.training.messages import RoundDone, evaluated, finite
+
+MOST_LOGS = 100  # that the Trainer keeps in memory, and in each checkpoint
 
 
 class GossipCallback(TrainerCallback):
-    """Runs a node's rounds inside the node's own Trainer, which also writes the checkpoints.
+    """Runs a node's rounds inside the node's own Trainer, a NodeTrainer.
 
     Operators' wishes (pause, checkpoint, stop) take effect between two steps.
     """
@@ -52,7 +53,7 @@ class GossipCallback(TrainerCallback):
         if gossip.channel.checkpoint_wanted or gossip.channel.stopping:
             control.should_save = True
         elif not control.should_save:
-            # otherwise the pause begins once the checkpoint is written, in on_save
+            # otherwise the pause begins once the checkpoint is written
             control.should_save = gossip.stand_still(state.global_step)
         control.should_training_stop |= gossip.channel.stopping
 
@@ -66,23 +67,13 @@ class GossipCallback(TrainerCallback):
             gossip.channel.send(
                 RoundDone(round=gossip.rounds_mixed, step=state.global_step, seconds=seconds, loss=loss)
             )
+        del state.log_history[:-MOST_LOGS]
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Reports an evaluation."""
         self._gossip.channel.send(evaluated(self._gossip.rounds_mixed, metrics, self._figures))
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Hands the written checkpoint to the daemon, which seals it."""
-        gossip = self._gossip
-        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        gossip.channel.ranks.barrier()  # each rank has written its random state
-        gossip.channel.checkpoint_wanted = False
-        gossip.saved_step = state.global_step
-        gossip.channel.send(Saved(path=str(path), round=gossip.rounds_mixed, step=state.global_step))
-        gossip.stand_still(state.global_step)
-        control.should_training_stop |= gossip.channel.stopping
 
 
 class ThrottleCallback(TrainerCallback):

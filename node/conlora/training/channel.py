@@ -19,6 +19,7 @@ from conlora.training.messages import (
     Offer,
     Pause,
     Resume,
+    Sealed,
     Stop,
     ToTrainer,
     line,
@@ -50,6 +51,8 @@ class Channel:
         self.absent = False  # the node was away, and has not rejoined yet
         self.stopping = False
         self.checkpoint_wanted = False
+        self.sealing = 0  # checkpoints of which the daemon has not said yet whether they are sealed
+        self.unsaved = False  # the last one is not
         self._connection = connection
         self._guest = guest
         self._inbox: queue.Queue[bytes] = queue.Queue()
@@ -126,6 +129,9 @@ class Channel:
                 self.checkpoint_wanted = True
             case Stop():
                 self.stopping = True
+            case Sealed():
+                self.sealing -= 1
+                self.unsaved = not message.intact
             case Contributions() | Offer():
                 raise AssertionError("contributions arrived that nobody asked for")
 

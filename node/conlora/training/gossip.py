@@ -2,17 +2,32 @@
 
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
 from conlora.core.robustness import Received, Screen
 from conlora.core.schema import Vector
-from conlora.errors import ConfigError, TrainingFailed
+from conlora.errors import ConfigError, StateError, TrainingFailed
 from conlora.training.arena import Arena
 from conlora.training.blending import lerp
 from conlora.training.channel import Channel
-from conlora.training.messages import Adopted, Contributions, Mixed, Offer, Paused, Published, Rejoining, Unchanged
+from conlora.training.messages import (
+    Adopted,
+    Contributions,
+    Mixed,
+    Offer,
+    Paused,
+    Published,
+    Rejoining,
+    Saved,
+    Unchanged,
+)
 from conlora.training.model import Adapted
+
+SAVE_AGAIN_SECONDS = 10.0  # where the last checkpoint of all could not be written
 
 
 class Gossip:
@@ -41,7 +56,7 @@ class Gossip:
         self.channel = channel
         self.rounds_mixed = rounds_mixed
         self.round_began = time.monotonic()
-        self.saved_step = step
+        self._saved_step = step
         self._adapted = adapted
         self._arena = arena
         self._screen = screen
@@ -110,6 +125,47 @@ class Gossip:
         seconds, self.round_began = now - self.round_began, now
         return seconds
 
+    def save(self, path: Path, step: int, write: Callable[[], object], last: bool) -> None:
+        """Has a checkpoint written to `path` and sealed. Where the disk won't have it the daemon says so, and training goes on.
+
+        last: training is over; then it is tried again until it succeeds, or the node is stopped.
+        """
+        channel = self.channel
+        while True:
+            channel.checkpoint_wanted = False
+            problem = self._written(write)
+            self._saved_step = step
+            channel.unsaved = False
+            channel.sealing += 1
+            channel.send(Saved(path=str(path), round=self.rounds_mixed, step=step, problem=problem))
+            if channel.stopping or not last or self.is_saved(step):
+                return
+            channel.wait_while(lambda: not (channel.stopping or channel.checkpoint_wanted), SAVE_AGAIN_SECONDS)
+
+    def is_saved(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step, for which the daemon's answer is awaited."""
+        self.channel.wait_while(lambda: self.channel.sealing > 0)
+        return self._saved_step == step and not self.channel.unsaved
+
+    def _written(self, write: Callable[[], object]) -> str:
+        """Nothing, or why one of the ranks could not."""
+
+        def attempt() -> None:
+            try:
+                write()
+            except (OSError, SafetensorError) as error:
+                raise StateError(str(error)) from error
+            except RuntimeError as error:  # torch has no other
+                if "inline_container" not in str(error) and "iostream" not in str(error):
+                    raise
+                raise StateError(" ".join(str(error).split())) from error
+
+        try:
+            self.channel.ranks.together(attempt)
+        except StateError as error:
+            return str(error)
+        return ""
+
     def stand_still(self, step: int) -> bool:
         """Waits while the node is paused. Returns whether the caller has to see to a checkpoint, or a stop, first."""
         channel = self.channel
@@ -119,7 +175,7 @@ class Gossip:
             before = time.monotonic()
             while self._standing(step):
                 channel.wait_while(lambda: self._standing(step) and not channel.checkpoint_wanted)
-                if channel.checkpoint_wanted and self.saved_step != step:
+                if channel.checkpoint_wanted and not self.is_saved(step):
                     break
                 self._decline_checkpoint(step)
             self.round_began += time.monotonic() - before
@@ -131,6 +187,6 @@ class Gossip:
         return channel.paused and not channel.stopping and (not channel.after_round or step % self._local_steps == 0)
 
     def _decline_checkpoint(self, step: int) -> None:
-        if self.channel.checkpoint_wanted and self.saved_step == step:
+        if self.channel.checkpoint_wanted and self.is_saved(step):
             self.channel.checkpoint_wanted = False
             self.channel.send(Unchanged())

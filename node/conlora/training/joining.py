@@ -26,7 +26,7 @@ from conlora.training.arena import Arena
 from conlora.training.channel import Channel
 from conlora.training.fingerprint import fingerprint
 from conlora.training.gossip import Gossip
-from conlora.training.messages import Finished, Layout, Ready, RoundDone, Saved, Setup, evaluated, finite
+from conlora.training.messages import Finished, Layout, Ready, RoundDone, Setup, evaluated, finite
 from conlora.training.model import Adapted, adapt
 from conlora.training.ranks import launched
 from conlora.training.tasks import Base
@@ -176,7 +176,7 @@ class Guest:
 
     def _leave(self, save: bool) -> None:
         try:
-            if save and self._gossip and self._gossip.saved_step != self._step:
+            if save and self._gossip and not self._gossip.is_saved(self._step):
                 self._save()
             self._channel.send(Finished(complete=self.round >= self.config.training.rounds))
         except TrainingFailed:
@@ -190,7 +190,7 @@ class Guest:
     def _obey(self) -> None:
         """What operators have asked for meanwhile: pauses, checkpoints, a stop."""
         while self._required().stand_still(self._step):
-            if self._gossip and self._gossip.saved_step != self._step:
+            if self._gossip and not self._gossip.is_saved(self._step):
                 self._save()
             if self._channel.stopping:
                 return
@@ -200,12 +200,13 @@ class Guest:
         gossip, adapted = self._required(), self._adapted
         assert adapted is not None
         path = Path(self._setup.staging) / f"checkpoint-{self._step}"
-        state = adapted.model.state_dict() | adapted.adapter.state()
-        if self._channel.ranks.rank == 0:
-            adapted.model.save_pretrained(str(path), state_dict=state)
-        self._channel.checkpoint_wanted = False
-        gossip.saved_step = self._step
-        self._channel.send(Saved(path=str(path), round=self.round, step=self._step))
+
+        def write() -> None:
+            state = adapted.model.state_dict() | adapted.adapter.state()
+            if self._channel.ranks.rank == 0:
+                adapted.model.save_pretrained(str(path), state_dict=state)
+
+        gossip.save(path, self._step, write, last=self.round >= self.config.training.rounds)
 
     def _required(self) -> Gossip:
         if self._gossip is None:

@@ -3,7 +3,7 @@
 The conversation:  daemon  Setup ->            trainer  <- Ready
                    daemon  Layout ->
     each round:    trainer <- Published        daemon   Contributions ->        trainer <- Mixed, RoundDone
-    now and then:  trainer <- Evaluated, Saved, Paused     daemon  Pause, Resume, Checkpoint, Stop ->
+    now and then:  trainer <- Evaluated, Saved, Paused     daemon  Sealed, Pause, Resume, Checkpoint, Stop ->
     who was away:  trainer <- Rejoining        daemon   Offer ->                trainer <- Adopted, if it is offered anything
     at the end:    trainer <- Finished or Failed, and it exits
 
@@ -163,12 +163,20 @@ def finite(value: float) -> float | None:
 
 
 class Saved(BaseModel):
-    """From the trainer: a checkpoint lies in the staging directory, to be sealed by the daemon."""
+    """From the trainer: a checkpoint lies in the staging directory, to be sealed by the daemon; or why none does."""
 
     type: Literal["saved"] = "saved"
     path: str
     round: int
     step: int
+    problem: str = Field("", description="the disk's reason, where it could not be written")
+
+
+class Sealed(BaseModel):
+    """To the trainer, after each Saved. `intact`: the checkpoint is there to stay."""
+
+    type: Literal["sealed"] = "sealed"
+    intact: bool
 
 
 class Unchanged(BaseModel):
@@ -199,7 +207,7 @@ class Failed(BaseModel):
     exit_code: int
 
 
-ToTrainer = Setup | Layout | Contributions | Offer | Pause | Resume | Checkpoint | Stop
+ToTrainer = Setup | Layout | Contributions | Offer | Sealed | Pause | Resume | Checkpoint | Stop
 FromTrainer = (
     Ready
     | Published

@@ -16,7 +16,9 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from conlora.errors import StateError, TrainingFailed
+from conlora.training.ending import in_words, memory_kills
 from conlora.training.messages import FROM_TRAINER, FromTrainer, line
+from conlora.training.output import Output
 
 FORKSERVER = (
     "CONLORA_FORKSERVER"  # environment variable: the socket of a `conlora.training.forkserver`, if there is one
@@ -47,13 +49,14 @@ class TrainerProcess:
     """One run of the trainer, from spawn to exit."""
 
     def __init__(
-        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: Path, log_start: int
+        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, output: Output | None
     ) -> None:
+        """output: None for a program of the user's."""
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._log = log
-        self._log_start = log_start
+        self._output = output
+        self._memory_kills = memory_kills()
 
     @classmethod
     async def spawn(cls, spawner: Executor, memory: int, threads: int | None, log: Path) -> "TrainerProcess":
@@ -64,12 +67,14 @@ class TrainerProcess:
         is none.
         """
         ours, theirs = socket.socketpair()
-        start = log.stat().st_size if log.exists() else 0
-        with contextlib.ExitStack() as on_failure:
+        output = Output(log)
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as on_spawned:
             on_failure.callback(ours.close)
-            with theirs, log.open("ab") as output:
+            on_failure.callback(output.close)
+            on_spawned.callback(os.close, output.writing)
+            with theirs:
                 forkserver = os.environ.get(FORKSERVER)
-                descriptors = (theirs.fileno(), memory, output.fileno())
+                descriptors = (theirs.fileno(), memory, output.writing)
                 process: Process
                 if forkserver:
                     process = await _forked(forkserver, *descriptors)
@@ -77,16 +82,16 @@ class TrainerProcess:
                     process = Executed(spawner.submit(_execute, *descriptors, threads).result())
             on_failure.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
-        return cls(process, reader, writer, log, start)
+        return cls(process, reader, writer, output)
 
     @classmethod
-    async def joined(cls, guests: socket.socket, memory: int, log: Path) -> "TrainerProcess":
+    async def joined(cls, guests: socket.socket, memory: int) -> "TrainerProcess":
         """Waits for a program of the user's to join, and hands it the memory. guests: a listening Unix socket."""
         connection, _ = await asyncio.get_running_loop().sock_accept(guests)
         socket.send_fds(connection, [b"\0"], [memory])
         pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
-        return cls(GuestProcess(pid, writer), reader, writer, log, 0)
+        return cls(GuestProcess(pid, writer), reader, writer, None)
 
     @property
     def pid(self) -> int:
@@ -115,22 +120,15 @@ class TrainerProcess:
             self.kill()
             code = await self._process.wait()
         self._writer.close()
-        if code == 0:
+        if self._output is None:
             return ""
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
-        return f"the trainer {how}{self._last_words()}"
+        last_line = await self._output.last_line()
+        return in_words(code, last_line, self._output.log, memory_kills() > self._memory_kills)
 
     def kill(self) -> None:
         """Ends the process now."""
         if self._process.returncode is None:
             self._process.kill()
-
-    def _last_words(self) -> str:
-        """The last line of this run's output, for the log message."""
-        with self._log.open("rb") as file:
-            file.seek(self._log_start)
-            lines = file.read().decode(errors="replace").strip().splitlines()
-        return f" ({lines[-1].strip()[:300]}; more in {self._log})" if lines else ""
 
 
 def _execute(channel: int, memory: int, log: int, threads: int | None) -> "subprocess.Popen[bytes]":

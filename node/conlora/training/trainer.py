@@ -16,12 +16,12 @@ from conlora.training.arena import Arena
 from conlora.training.callback import GossipCallback, ThrottleCallback
 from conlora.training.channel import Channel
 from conlora.training.data import Data, load_data
-from conlora.training.even import EvenTrainer
 from conlora.training.gossip import Gossip
 from conlora.training.launcher import all_ranks
 from conlora.training.messages import Failed, Finished, Layout, Ready, Setup
 from conlora.training.model import Built, build_model
 from conlora.training.quiet import quiet_libraries
+from conlora.training.saving import NodeTrainer
 
 
 def main(channel_descriptor: int, memory: int) -> None:
@@ -92,7 +92,8 @@ def train(config: NodeConfig, setup: Setup, built: Built, data: Data, gossip: Go
     ]
     if training.slowdown > 1:
         callbacks.insert(0, ThrottleCallback(channel, training.slowdown))
-    trainer = EvenTrainer(
+    trainer = NodeTrainer(
+        gossip,
         model=built.model,
         args=arguments(config, Path(setup.staging)),
         train_dataset=data.train,
