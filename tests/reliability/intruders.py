@@ -15,7 +15,8 @@ import grpc
 from tests.reliability.frames import MOVES, Move, changed
 
 from conlora.net.credentials import dialling_credentials
-from conlora.net.identity import Identity, Peer, tls_name
+from conlora.net.certificates import tls_name
+from conlora.net.identity import Identity, Peer
 from conlora.net.wire import Frame
 
 METHOD = "/conlora.v1.Peer/Link"
