@@ -14,8 +14,8 @@ from pathlib import Path
 import grpc
 from tests.reliability.frames import MOVES, Move, changed
 
-from conlora.net.credentials import dialling_credentials
 from conlora.net.certificates import tls_name
+from conlora.net.credentials import dialling_credentials
 from conlora.net.identity import Identity, Peer
 from conlora.net.wire import Frame
 
