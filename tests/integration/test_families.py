@@ -35,6 +35,7 @@ from conlora.training.messages import (
     Mixed,
     Published,
     Saved,
+    Sealed,
     Setup,
     line,
 )
@@ -82,6 +83,7 @@ class Loopback:
                         self.mixed.append(self._arena.own(2 + message.round % 2).copy())
                     case Saved():
                         shutil.copytree(message.path, self._keep / f"round-{message.round}")
+                        self._ours.sendall(line(Sealed(intact=True)))
 
 
 @pytest.mark.parametrize("rule", ["lora", "freeze-a"])
