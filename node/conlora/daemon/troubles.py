@@ -32,5 +32,6 @@ class Troubles:
                 log.error(f"no {what}, training goes on", reason=str(error))
             self._sentences[what] = str(error)
         else:
-            if heals and self._sentences.pop(what, ""):
+            if heals and what in self._sentences:
+                del self._sentences[what]
                 log.info(f"{what} is written again")
