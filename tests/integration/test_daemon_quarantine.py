@@ -68,13 +68,14 @@ class Mallory:
             done = True
 
     def _echo(self, heard: Iterator[bytes], said: list[bytes]) -> Goodbye:
+        id_ = 0
         for message in heard:
             frame = Frame.FromString(message)
             if frame.HasField("goodbye"):
                 return frame.goodbye
-            if frame.HasField("snapshot"):
-                id_ = frame.snapshot.id
-            if frame.HasField("snapshot") or frame.HasField("chunk"):
+            if frame.HasField("snapshot") or frame.HasField("sketch"):
+                id_ = frame.snapshot.id  # 0 for a sketch, whose chunks are not sent back
+            if id_ and (frame.HasField("snapshot") or frame.HasField("chunk")):
                 said.append(message)
             elif frame.HasField("snapshot_end"):
                 said.append(snapshot_end(bytes(16)).SerializeToString())
@@ -155,6 +156,6 @@ def test_floods_take_no_more_memory_than_the_formula_says(daemons: Daemons, tmp_
                 pass
         wait_until(lambda: a.status().peers[0].link != "up", "the link ended")  # type: ignore[union-attr]
     frames = 2 * MAX_FRAME_BYTES + 6 * 256 * 1024
-    grpc_own = 16 * MIB
+    grpc_own = 64 * MIB  # windows, and what the allocator keeps of messages that came to gigabytes
     assert resident(pid, "VmHWM") - before < frames + grpc_own
     assert a.status().peers[0].refused.keys() <= {"out-of-place", "no-frame", "rate", "too-large"}  # type: ignore[union-attr]

@@ -25,9 +25,10 @@ async def test_a_link_comes_up_whoever_dials(member: Members, a_dials: bool, b_d
     assert (a.state(b).word, b.state(a).word) == ("up", "up")
     for here, there in ((a, b), (b, a)):
         assert here.mesh is not None
-        here.mesh.publish(snapshot(7, degree=3))
+        here.node.first = [snapshot(7, degree=3)]  # where both dial, another link may yet replace this one
+        here.mesh.publish(here.node.first[0])
         await until(lambda there=there: there.node.snapshots, "a snapshot at the other end")
-    assert (a.node.snapshots, b.node.snapshots) == ([("b", 7, 3, True)], [("a", 7, 3, True)])
+    assert (set(a.node.snapshots), set(b.node.snapshots)) == ({("b", 7, 3, True)}, {("a", 7, 3, True)})
 
 
 @pytest.mark.parametrize("low_first", ["dialled", "accepted"])

@@ -1,6 +1,7 @@
 """Nodes that leave and come back: what their neighbours see, and that nobody is asked in vain."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,11 @@ def running(member: Member) -> Mesh:
     return member.mesh
 
 
+def changes(member: Member) -> list[tuple[str, str]]:
+    """Where both dial, a second link may have replaced the first."""
+    return [event for event, _ in itertools.groupby(member.node.events)]
+
+
 def warnings(entries: list[Any]) -> list[Any]:
     return [entry for entry in entries if entry["log_level"] not in ("info", "debug")]
 
@@ -34,7 +40,7 @@ async def test_who_leaves_is_shown_as_left_and_not_as_lost(member: Members, a_di
         await until(lambda: b.state(a).word == "left", "b knows")
         assert (a.link(b), b.link(a)) == (None, None)
         assert b.state(a).last_error == HAS_LEFT
-        assert b.node.events == [("up", "a"), ("down", "a")]
+        assert changes(b) == [("up", "a"), ("down", "a")]
         await a.close()
         if b_dials:
             before = await until(lambda: b.state(a).retry_at, "b has tried")
@@ -63,7 +69,7 @@ async def test_who_has_left_is_dialled_rarely_and_links_up_at_once_when_it_dials
     await until(lambda: linked(a, b), "up again")
     assert dialled.count("b") == 1
     assert (b.state(a).word, b.state(a).last_error) == ("up", "")
-    assert b.node.events == [("up", "a"), ("down", "a"), ("up", "a")]
+    assert changes(b) == [("up", "a"), ("down", "a"), ("up", "a")]
 
 
 async def test_who_dials_a_node_that_has_left_hears_so(member: Members) -> None:
