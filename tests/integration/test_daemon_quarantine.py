@@ -68,18 +68,18 @@ class Mallory:
             done = True
 
     def _echo(self, heard: Iterator[bytes], said: list[bytes]) -> Goodbye:
-        id_ = 0
+        id_ = 0  # of the snapshot that is arriving; sketches have chunks, too
         for message in heard:
             frame = Frame.FromString(message)
             if frame.HasField("goodbye"):
                 return frame.goodbye
-            if frame.HasField("snapshot") or frame.HasField("sketch"):
-                id_ = frame.snapshot.id  # 0 for a sketch, whose chunks are not sent back
-            if id_ and (frame.HasField("snapshot") or frame.HasField("chunk")):
-                said.append(message)
-            elif frame.HasField("snapshot_end"):
+            id_ = frame.snapshot.id or id_
+            if frame.HasField("snapshot_end"):
                 said.append(snapshot_end(bytes(16)).SerializeToString())
                 said.append(Frame(taken={"id": id_, "outcome": 1}).SerializeToString())
+                id_ = 0
+            elif id_ and not frame.HasField("taken"):
+                said.append(message)
         raise AssertionError("no good-bye")
 
 
