@@ -8,12 +8,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from conlora.net.certificates import Handover, lineage_of, node_id_of, public_bytes, self_signed
+from conlora.net.certificates import LINEAGE, Handover, lineage_of, node_id_of, public_bytes, self_signed
 from conlora.net.identity import Identity, private_bytes
 
 
-def shifted(identity: Identity, start: float, end: float) -> Identity:
-    """The same key, with a certificate that is valid between two days from now."""
+def shifted(
+    identity: Identity, start: float, end: float, name: str | None = None, lineage: bytes | None = None
+) -> Identity:
+    """The same key, with a certificate that is valid between two days from now.
+
+    name: another DNS name than its own. lineage: what a first key's certificate claims of its past.
+    """
     old = x509.load_pem_x509_certificate(identity.certificate)
     now = datetime.datetime.now(datetime.UTC)
     days = (now + datetime.timedelta(days=day) for day in (start, end))
@@ -21,7 +26,11 @@ def shifted(identity: Identity, start: float, end: float) -> Identity:
     assert isinstance(key, ec.EllipticCurvePublicKey)
     builder = x509.CertificateBuilder(old.issuer, old.subject, key, x509.random_serial_number(), *days)
     for extension in old.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
+        named = name is not None and isinstance(extension.value, x509.SubjectAlternativeName)
+        value = x509.SubjectAlternativeName([x509.DNSName(name)]) if named else extension.value
+        builder = builder.add_extension(value, extension.critical)
+    if lineage is not None:
+        builder = builder.add_extension(x509.UnrecognizedExtension(LINEAGE, lineage), critical=False)
     return replace(identity, certificate=pem_of(builder.sign(_key(identity), hashes.SHA256())))
 
 

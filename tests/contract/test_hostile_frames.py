@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from tests.scripts import Script
 
 from conlora.core.encoding import Encoding, Format
@@ -136,7 +137,7 @@ VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
     "an empty chunk after the last": ([*GOOD[:3], chunk(b"")], "a chunk of 0 bytes where one of 0 was due"),
     "a chunk after the end": ([*GOOD, chunk(b"x")], "a chunk where it has no place"),
     "an end of nothing": ([wire.snapshot_end(bytes(16))], "snapshot_end where it has no place"),
-    "an end before the body": ([*HEAD, wire.snapshot_end(bytes(16))], "ended a snapshot 56 bytes early"),
+    "an end before the body": ([*HEAD, wire.snapshot_end(bytes(16))], "mallory ended a snapshot 56 bytes early"),
     "an answer to nothing": ([wire.taken(0, SnapshotTaken.OUTCOME_KEPT)], "answered a snapshot that it was not sent"),
     "a second Hello": ([wire.hello("x", b"", SETTINGS)], "hello where it has no place"),
     "a certificate where nobody cares": ([wire.next_certificate(b"x")], "next_certificate where it has no place"),
@@ -193,8 +194,8 @@ MALFORMED: dict[str, tuple[list[Frame], str]] = {
     "not a number": (snapshot(with_element(-1, np.nan)), f"not-finite: tensor '{B}'"),
     "infinity": (snapshot(with_element(0, -np.inf)), f"not-finite: tensor '{A}'"),
     "absurdly large": (snapshot(VECTOR * np.float32(1e6)), "norm: "),
-    "another digest": (snapshot(digest=bytes(16)), "digest: "),
-    "a short digest": (snapshot(digest=b"short"), "digest: "),
+    "another digest": (snapshot(digest=bytes(16)), "digest: the payload does not have the announced digest"),
+    "a short digest": (snapshot(digest=b"short"), "digest: the payload does not have the announced digest"),
 }
 
 
@@ -202,13 +203,15 @@ MALFORMED: dict[str, tuple[list[Frame], str]] = {
 async def test_a_malformed_snapshot_is_counted_and_the_link_goes_on(malformed: str) -> None:
     frames, reason = MALFORMED[malformed]
     inbox = Inbox()
-    error, link, stream = await run([*frames, *[wire.heartbeat()] * 5, *GOOD, *[wire.heartbeat()] * 5], inbox)
+    with capture_logs() as logs:
+        error, link, stream = await run([*frames, *[wire.heartbeat()] * 5, *GOOD, *[wire.heartbeat()] * 5], inbox)
     assert "ended the link without a word" in str(error)
     assert link.counts.rejected == 1
     assert [vector.tobytes() for vector in inbox.vectors] == [VECTOR.tobytes()]
     answers = [frame.taken for frame in stream.written if frame.HasField("taken")]
     assert [answer.outcome for answer in answers] == [SnapshotTaken.OUTCOME_REJECTED, SnapshotTaken.OUTCOME_KEPT]
     assert answers[0].detail.startswith(reason)
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("snapshot rejected", answers[0].detail)]
     assert len(answers[0].detail) < 400  # it goes to the log, too: a peer does not choose its length
 
 
@@ -223,10 +226,13 @@ async def test_a_farewell_is_no_violation_and_prints_safely() -> None:
     assert not any(frame.HasField("goodbye") for frame in stream.written)
 
 
-@pytest.mark.parametrize("first", [wire.heartbeat(), header(), chunk(b"x"), Frame()])
-async def test_whoever_speaks_before_hello(first: Frame) -> None:
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [(wire.heartbeat(), "heartbeat"), (header(), "snapshot"), (chunk(b"x"), "chunk"), (Frame(), "an empty frame")],
+)
+async def test_whoever_speaks_before_hello(first: Frame, kind: str) -> None:
     link = Link(PEER, Script([first]), dialled=False, depth=1)
-    with pytest.raises(ProtocolError, match="before Hello"):
+    with pytest.raises(ProtocolError, match=f"^mallory sent {kind} before Hello$"):
         await link.shake_hands("me", b"1", SETTINGS)
 
 
@@ -239,6 +245,13 @@ def test_what_a_peer_says_over_grpc_prints_safely() -> None:
     assert len(sentence) < 250
     error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details="\x1b[2Jbusy")
     assert "(?[2Jbusy)" in str(explain("mallory", error))
+
+
+def test_a_frame_that_grpc_finds_too_large_is_a_breach() -> None:
+    nothing = grpc.aio.Metadata()
+    error = explain("mallory", grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, nothing, nothing))
+    assert isinstance(error, ProtocolError)
+    assert (error.reason, str(error)) == ("too-large", f"mallory sent a frame above {wire.MAX_FRAME_BYTES} bytes")
 
 
 async def test_another_protocol_version_is_named() -> None:

@@ -37,12 +37,13 @@ OUTCOMES = {outcome: SnapshotTaken.Outcome.Name(outcome)[8:].lower() for outcome
 
 
 async def outcomes(*snapshots: list[Frame]) -> tuple[list[str], Conduct]:
-    """How each was answered."""
+    """How each was answered, with the sentence where there is one."""
     stream = Script([frame for group in snapshots for frame in (*group, *HEARTBEATS)])
     link = Link(PEER, stream, dialled=True, depth=1)
     with pytest.raises(PeerError, match="ended the link"):
         await link.run(Inbox())
-    return [OUTCOMES[frame.taken.outcome] for frame in stream.written if frame.HasField("taken")], link.conduct
+    answers = [frame.taken for frame in stream.written if frame.HasField("taken")]
+    return [f"{OUTCOMES[answer.outcome]} {answer.detail}".rstrip() for answer in answers], link.conduct
 
 
 @pytest.mark.parametrize("violation", VIOLATIONS)
@@ -67,19 +68,24 @@ async def test_a_malformed_snapshot_is_counted_by_its_reason(malformed: str) -> 
 
 async def test_a_snapshot_that_comes_twice_is_replayed() -> None:
     answers, conduct = await outcomes(GOOD, GOOD, snapshot(number=2))
-    assert answers == ["kept", "rejected", "kept"]
+    assert answers == ["kept", "rejected replayed: snapshot 1 has come before", "kept"]
     assert conduct.refused == {"replayed": 1}
 
 
 async def test_a_snapshot_that_was_published_earlier_is_reordered() -> None:
     answers, conduct = await outcomes(snapshot(number=9), snapshot(number=7), snapshot(number=8), snapshot(number=10))
-    assert answers == ["kept", "rejected", "rejected", "kept"]
+    assert answers == [
+        "kept",
+        "rejected reordered: snapshot 7 comes after snapshot 9",
+        "rejected reordered: snapshot 8 comes after snapshot 9",
+        "kept",
+    ]
     assert conduct.refused == {"reordered": 2}
 
 
 async def test_a_snapshot_without_a_number_is_none_that_anybody_has_published() -> None:
     answers, conduct = await outcomes(snapshot(number=0))
-    assert answers == ["rejected"]
+    assert answers == ["rejected replayed: snapshot 0 has come before"]
     assert conduct.refused == {"replayed": 1}
 
 
@@ -105,6 +111,20 @@ async def test_the_fifth_offence_ends_the_link_with_the_reasons() -> None:
     assert stream.written[-1].goodbye.reason == Goodbye.REASON_QUARANTINED
     assert stream.written[-1].goodbye.detail == f"quarantined: {error}"
     assert (link.counts.rejected, inbox.vectors) == (OFFENCES, [])
+
+
+async def test_the_breach_that_is_one_too_many_says_so_with_the_reasons() -> None:
+    conduct = Conduct()
+    for _ in range(OFFENCES - 1):
+        with pytest.raises(ProtocolError, match=r"^mallory sent a chunk where it has no place$"):
+            await Link(PEER, Script([chunk(b"x")]), dialled=True, depth=1, conduct=conduct).run(Inbox())
+    stream = Script([chunk(b"x")])
+    with pytest.raises(Quarantined) as caught:
+        await Link(PEER, stream, dialled=True, depth=1, conduct=conduct).run(Inbox())
+    assert str(caught.value) == (
+        f"mallory sent a chunk where it has no place; that was once too often (out-of-place {OFFENCES})"
+    )
+    assert stream.written[-1].goodbye.reason == Goodbye.REASON_QUARANTINED
 
 
 def sketch(nbytes: int) -> list[Frame]:
@@ -212,7 +232,7 @@ async def test_a_peer_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(wire, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(wire, "HEARTBEAT_SECONDS", 0.01)
     link = Link(PEER, Full([]), dialled=True, depth=1)
-    with pytest.raises(Overdue, match="mallory took nothing for") as caught:
+    with pytest.raises(Overdue, match=r"^mallory took nothing for 0 s$") as caught:
         await asyncio.wait_for(link.run(Inbox()), 10)
     assert caught.value.reason == "stalled"
 

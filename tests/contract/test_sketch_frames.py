@@ -73,14 +73,17 @@ def snapshot_frames(value: float) -> list[Frame]:
 MOST = SCRIBE.max_record_bytes
 HALF_A_SNAPSHOT = snapshot_frames(1.0)[:1]
 VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
-    "larger than allowed": ([Frame(sketch=SketchHeader(nbytes=MOST + 1))], f"a sketch of {MOST + 1} bytes, at most {MOST}"),
+    "larger than allowed": (
+        [Frame(sketch=SketchHeader(nbytes=MOST + 1))],
+        f"anna announced a sketch of {MOST + 1} bytes, at most {MOST} fit the schema",
+    ),
     "2^64-1 bytes": ([Frame(sketch=SketchHeader(nbytes=2**64 - 1))], "a sketch of 18446744073709551615 bytes"),
     "empty": ([Frame(sketch=SketchHeader(nbytes=0))], "a sketch of 0 bytes"),
     "inside an unfinished snapshot": ([*HALF_A_SNAPSHOT, *frames_of(*FORGER.record())], "sketch where it has no place"),
     "inside a sketch": ([frames_of(*FORGER.record())[0]] * 2, "sketch where it has no place"),
     "a snapshot inside a sketch": ([frames_of(*FORGER.record())[0], *HALF_A_SNAPSHOT], "snapshot where it has no place"),
     "more than announced": (
-        [Frame(sketch=SketchHeader(nbytes=4)), Frame(chunk=b"12345")], "a chunk of 5 bytes where 4 were missing",
+        [Frame(sketch=SketchHeader(nbytes=4)), Frame(chunk=b"12345")], "anna sent a chunk of 5 bytes where 4 were missing",
     ),
 }  # fmt: skip
 

@@ -14,14 +14,22 @@ from conlora.net.identity import Identity
 from conlora.net.sketches import LARGEST_NUMBER, LONGEST_NAME, Scribe
 from conlora.net.wire import SketchHeader
 
+NOT_SIGNED = "signature: the record was not signed with the key beside it"
 
-def reason(scribe: Scribe, header: SketchHeader, payload: bytes) -> str:
+
+def refusal(scribe: Scribe, header: SketchHeader, payload: bytes) -> str:
+    """The sentence."""
     with pytest.raises(SketchRejected) as caught:
         scribe.read(header, bytearray(payload))
     assert str(caught.value).startswith(f"{caught.value.reason}: ")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
-    return caught.value.reason
+    return str(caught.value)
+
+
+def reason(scribe: Scribe, header: SketchHeader, payload: bytes) -> str:
+    """The sentence's short name."""
+    return refusal(scribe, header, payload).partition(":")[0]
 
 
 def test_what_one_signs_another_reads(anna: Scribe, mercy: Scribe, identities: tuple[Identity, Identity]) -> None:
@@ -68,58 +76,70 @@ def test_nobody_speaks_for_another(anna: Scribe, mercy: Scribe) -> None:
     header, payload = sent(signed(anna))
     forged, content = FORGER.record()
     header.signature = forged.signature
-    assert reason(mercy, header, payload) == "signature"
+    assert refusal(mercy, header, payload) == NOT_SIGNED
     forged.public_key = header.public_key
-    assert reason(mercy, forged, content) == "signature"
+    assert refusal(mercy, forged, content) == NOT_SIGNED
 
 
 @pytest.mark.parametrize("signature", [b"", b"\x30\x06\x02\x01\x00\x02\x01\x00", b"\xff" * 70, bytes(2**20)])
 def test_signatures_that_are_none(mercy: Scribe, signature: bytes) -> None:
     header, content = FORGER.record()
     header.signature = signature
-    assert reason(mercy, header, content) == "signature"
+    assert refusal(mercy, header, content) == NOT_SIGNED
 
 
 def test_what_was_signed_for_something_else_is_no_sketch(mercy: Scribe) -> None:
     _, content = FORGER.record()
     for purpose in (b"", b"conlora snapshot\0", b"conlora sketch"):
-        assert reason(mercy, *FORGER.sign(content, purpose)) == "signature"
+        assert refusal(mercy, *FORGER.sign(content, purpose)) == NOT_SIGNED
 
 
 NAN, ENDLESS, ABSURD = BEFORE.copy(), BEFORE.copy(), BEFORE.copy()
 NAN[3], ENDLESS[-1], ABSURD[0] = np.nan, -np.inf, -LARGEST_NUMBER
+OTHER_FEDERATION = "federation: the record was made for another federation"
+NAME = "name: the owner's name is empty, too long or not printable"
+NEIGHBOURS = "neighbours: the neighbours are too many, or no node ids"
+LIFETIME = "lifetime: the record is to count for ever, or not at all"
+NUMBERS = "not-finite: a sketch holds NaN, infinity, or more than an adapter can come to"
 SIGNED_BUT_WRONG: dict[str, tuple[str, dict[str, Any]]] = {
-    "another federation": ("federation", {"federation": b"x" * 32}),
-    "no federation": ("federation", {"federation": b""}),
-    "no name": ("name", {"name": ""}),
-    "a long name": ("name", {"name": "n" * (LONGEST_NAME + 1)}),
-    "a name that rings": ("name", {"name": "a\x07"}),
-    "a name of two lines": ("name", {"name": "a\nb"}),
-    "a name that turns the line around": ("name", {"name": "a\u202eb"}),
-    "a life without end": ("lifetime", {"lifetime_seconds": 10**6}),
-    "no life at all": ("lifetime", {"lifetime_seconds": 0}),
-    "no node id": ("neighbours", {"neighbours": ["anna"]}),
-    "a node id with something behind it": ("neighbours", {"neighbours": [neighbours(1)[0] + "\n"]}),
-    "too many neighbours": ("neighbours", {"neighbours": neighbours(MOST_NODES + 1)}),
-    "no sketch": ("size", {"before": b""}),
-    "a short sketch": ("size", {"after": AFTER.tobytes()[:-4]}),
-    "a sketch with a byte too many": ("size", {"before": BEFORE.tobytes() + b"x"}),
-    "not a number": ("not-finite", {"before": NAN.tobytes()}),
-    "infinity": ("not-finite", {"after": ENDLESS.tobytes()}),
-    "a number no adapter comes to": ("not-finite", {"after": ABSURD.tobytes()}),
+    "another federation": (OTHER_FEDERATION, {"federation": b"x" * 32}),
+    "no federation": (OTHER_FEDERATION, {"federation": b""}),
+    "no name": (NAME, {"name": ""}),
+    "a long name": (NAME, {"name": "n" * (LONGEST_NAME + 1)}),
+    "a name that rings": (NAME, {"name": "a\x07"}),
+    "a name of two lines": (NAME, {"name": "a\nb"}),
+    "a name that turns the line around": (NAME, {"name": "a\u202eb"}),
+    "a life without end": (LIFETIME, {"lifetime_seconds": 10**6}),
+    "no life at all": (LIFETIME, {"lifetime_seconds": 0}),
+    "no node id": (NEIGHBOURS, {"neighbours": ["anna"]}),
+    "a node id with something behind it": (NEIGHBOURS, {"neighbours": [neighbours(1)[0] + "\n"]}),
+    "too many neighbours": (NEIGHBOURS, {"neighbours": neighbours(MOST_NODES + 1)}),
+    "no sketch": (f"size: a sketch has 0 bytes instead of {AFTER.nbytes}", {"before": b""}),
+    "a short sketch": (
+        f"size: a sketch has {AFTER.nbytes - 4} bytes instead of {AFTER.nbytes}",
+        {"after": AFTER.tobytes()[:-4]},
+    ),
+    "a sketch with a byte too many": (
+        f"size: a sketch has {AFTER.nbytes + 1} bytes instead of {AFTER.nbytes}",
+        {"before": BEFORE.tobytes() + b"x"},
+    ),
+    "not a number": (NUMBERS, {"before": NAN.tobytes()}),
+    "infinity": (NUMBERS, {"after": ENDLESS.tobytes()}),
+    "a number no adapter comes to": (NUMBERS, {"after": ABSURD.tobytes()}),
 }
 
 
 @pytest.mark.parametrize("wrong", SIGNED_BUT_WRONG)
 def test_signed_but_wrong(mercy: Scribe, wrong: str) -> None:
     expected, changes = SIGNED_BUT_WRONG[wrong]
-    assert reason(mercy, *FORGER.record(**changes)) == expected
+    assert refusal(mercy, *FORGER.record(**changes)) == expected
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x12\x02\xff\xfe", b"\x12\x03\xed\xa0\x80", b"\x0b" * 5000])
 def test_signed_but_no_record(mercy: Scribe, content: bytes) -> None:
     """Nothing, garbage, a name that is no UTF-8, a surrogate, and groups in groups."""
-    assert reason(mercy, *FORGER.sign(content)) in ("format", "federation")
+    no_record = "format: the payload is no sketch record"
+    assert refusal(mercy, *FORGER.sign(content)) == (no_record if content else OTHER_FEDERATION)
 
 
 def test_a_flipped_bit_anywhere_is_noticed(anna: Scribe, mercy: Scribe) -> None:

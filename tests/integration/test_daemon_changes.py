@@ -134,7 +134,11 @@ def test_what_can_not_be_reloaded_changes_nothing(daemons: Daemons) -> None:
     a.config_path.write_text("name: [")
     assert a.process is not None
     a.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "not valid YAML" in a.log.read_text(), "the reason is in the log")
+    logged = wait_until(
+        lambda: [line for line in a.log.read_text().splitlines() if "not valid YAML" in line],
+        "the reason is in the log",
+    )
+    assert "not reloaded" in logged[0]
     status = a.wait_for(lambda s: True, "up")
     assert [(peer.name, peer.link) for peer in status.peers] == [("b", "up")]
     assert status.rounds == ENDLESS["rounds"]

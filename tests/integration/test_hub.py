@@ -174,5 +174,7 @@ def test_what_a_hub_does_not_get_is_a_sentence_and_stays(
 def test_a_name_that_no_hub_has_is_refused_first(node: Path, tmp_path: Path, name: str) -> None:
     done = export(node, tmp_path / "adapter", "--hub", name)
     assert done.returncode == 2
-    assert "is not OWNER/NAME" in done.stderr
+    assert done.stderr == (
+        f"conlora: --hub: {name!r} is not OWNER/NAME in letters, digits and `. _ -`; correct it, as in mercy/notes\n"
+    )
     assert not (tmp_path / "adapter").exists()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.meshes import FakeNode, Member, by_id, link_up, linked, pair, until
 
 from conlora.net import mesh as mesh_module
@@ -141,9 +142,26 @@ async def test_no_link_is_admitted_while_leaving(member: Members, monkeypatch: p
 
     monkeypatch.setattr(link, "_write", stuck)
     monkeypatch.setattr(mesh_module, "LONGEST_RETRY_SECONDS", 0.1)  # so that it redials often
-    await a.close()
+    with capture_logs() as logs:
+        await a.close()
+    assert ("a peer took no good-bye", wire.GOODBYE_SECONDS) in [(e["event"], e.get("seconds")) for e in logs]
     assert [event for event, _ in quick.node.events] == ["up", "down"]
     assert a.node.events.count(("up", "quick")) == 1
+
+
+async def test_a_defect_that_ends_the_dialling_is_in_the_log(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def defect(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(mesh_module.Mesh, "_dial", defect)
+    a, b = member("a"), member("b")
+    with capture_logs() as logs:
+        await a.start(b.card(), listens=False)
+        await until(lambda: logs, "it is in the log")
+    reason = "RuntimeError('a defect')"
+    assert logs == [
+        {"event": "this edge is no longer dialled, restart the node", "log_level": "error", "reason": reason}
+    ]
 
 
 async def test_a_handshake_under_way_is_no_link_when_leaving(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:

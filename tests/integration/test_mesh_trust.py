@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
+from tests.certificates import shifted
 from tests.meshes import SETTINGS, Member, linked, until
 
 from conlora.errors import CertificateRejected
@@ -183,16 +184,23 @@ async def test_a_caller_is_known_by_its_certificate_only(member: Members) -> Non
     a, b = member("a"), member("b")
     good = {"ssl_tls_version": [b"TLSv1.3"], "x509_pem_cert": [a.identity.certificate]}
     assert caller(good, [b.card(), a.card()]) == a.card()
-    for changes, peers, reason in (
-        ({}, [b.card()], "stranger"),
-        ({"ssl_tls_version": [b"TLSv1.2"]}, [a.card()], "tls"),
-        ({"ssl_tls_version": []}, [a.card()], "tls"),
-        ({"x509_pem_cert": []}, [a.card()], "tls"),
-        ({"x509_pem_cert": [], "ssl_tls_version": []}, [a.card()], "tls"),
+    needed = "where TLSv1.3 with a certificate is needed"
+    no_tls = f"tls: the connection is without TLS {needed}"
+    for changes, peers, sentence in (
+        ({}, [b.card()], f"stranger: {a.identity.node_id} is no configured peer"),
+        (
+            {"x509_pem_cert": [shifted(a.identity, -1, 5, lineage=b"x").certificate]},
+            [a.card()],
+            "stranger: the certificate is malformed (its lineage is malformed)",
+        ),
+        ({"ssl_tls_version": [b"TLSv1.2"]}, [a.card()], f"tls: the connection is TLSv1.2 {needed}"),
+        ({"ssl_tls_version": []}, [a.card()], no_tls),
+        ({"x509_pem_cert": []}, [a.card()], f"tls: the connection is TLSv1.3 {needed}"),
+        ({"x509_pem_cert": [], "ssl_tls_version": []}, [a.card()], no_tls),
     ):
         with pytest.raises(CertificateRejected) as caught:
             caller({**good, **changes}, peers)
-        assert caught.value.reason == reason
+        assert str(caught.value) == sentence
 
 
 async def test_a_dialler_that_sends_no_frames(member: Members) -> None:

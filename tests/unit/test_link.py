@@ -4,9 +4,11 @@ import asyncio
 from typing import ClassVar
 
 import pytest
+from structlog.testing import capture_logs
 from tests.meshes import FakeNode, vector
 
 from conlora.core.encoding import Encoding
+from conlora.errors import PeerError
 from conlora.net import wire
 from conlora.net.identity import Peer
 from conlora.net.link import Link, LinkClosed
@@ -111,6 +113,41 @@ async def test_a_link_that_is_replaced_says_nothing_but_good_bye(monkeypatch: py
     with pytest.raises(LinkClosed):
         await asyncio.wait_for(link.run(node), 5)
     assert [frame.WhichOneof("kind") for frame in stream.written] == ["snapshot", "chunk", "chunk", "goodbye"]
+
+
+class Refusing(Stuck):
+    """A stream whose other side takes everything, and refuses each snapshot."""
+
+    def __init__(self) -> None:
+        super().__init__(100)
+        self.ended = asyncio.Event()
+        self.answered = False
+
+    async def read(self) -> Frame | memoryview | None:
+        """See `link.Stream`."""
+        await self.ended.wait()
+        if self.answered:
+            return None
+        self.answered = True
+        header = self.written[0].snapshot
+        return wire.taken(header.id, wire.SnapshotTaken.OUTCOME_REJECTED, "norm: too\x1b[31m large")
+
+    async def write(self, message: Frame | bytes) -> None:
+        """See `link.Stream`."""
+        await super().write(message)
+        if self.written[-1].HasField("snapshot_end"):
+            self.ended.set()
+
+
+async def test_what_a_peer_refuses_of_this_node_is_in_the_log() -> None:
+    link = Link(Peer("b", "B", "", None), Refusing(), dialled=True, depth=1)
+    link._understood = [encoding.value for encoding in Encoding]
+    node = FakeNode()
+    link.offer(Outgoing(1, 1, vector(1, node.size), shared=False, on_free=lambda: None))
+    with capture_logs() as logs, pytest.raises(PeerError, match="b ended the link without a word"):
+        await asyncio.wait_for(link.run(node), 5)
+    told = {"peer": "b", "reason": "norm: too?[31m large"}
+    assert logs == [{"event": "this node's snapshot was rejected", "log_level": "warning", **told}]
 
 
 @pytest.mark.parametrize("turns", range(2))

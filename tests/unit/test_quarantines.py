@@ -1,4 +1,4 @@
-"""The file of quarantined peers: it outlives the daemon, and damage lets nobody out."""
+"""The file of quarantined peers, and who puts them there: it outlives the daemon, and damage lets nobody out."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from conlora.core.conduct import Quarantine
+from conlora.core.conduct import OFFENCES, Quarantine
 from conlora.errors import StateError
+from conlora.net.identity import Peer
+from conlora.net.warden import Warden
 from conlora.store.quarantines import Quarantines
 
 NORM = Quarantine(1.5e9, "norm 5")
@@ -27,6 +29,15 @@ def test_what_is_put_in_is_there_after_a_restart_until_it_is_taken_out(path: Pat
     del quarantines["ABC"]
     assert Quarantines(path) == {}
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_offence_that_is_one_too_many_is_kept_and_in_the_log_once(path: Path) -> None:
+    conduct = Warden(Quarantines(path)).conduct(Peer("anna", "ABC", None, b""))
+    with capture_logs() as logs:
+        for _ in range(OFFENCES + 1):
+            conduct.offend("norm", 0.0)
+    assert Quarantines(path)["ABC"].offences == f"norm {OFFENCES}"
+    assert logs == [{"event": "peer quarantined", "log_level": "error", "peer": "anna", "offences": f"norm {OFFENCES}"}]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -42,10 +43,23 @@ def test_the_newest_is_found_and_the_last_k_are_kept(store: CheckpointStore) -> 
     assert list(store.staging.iterdir()) == []
 
 
-@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(store: CheckpointStore, harm: str) -> None:
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        ("flip", f"{ADAPTER_FILES[1]}: does not have the digest in manifest.json; the checkpoint is not used"),
+        ("truncate", f"{ADAPTER_FILES[1]}: does not have the digest in manifest.json; the checkpoint is not used"),
+        ("remove", "step-000000008: not an intact checkpoint ("),
+        ("manifest", "step-000000008: not an intact checkpoint ("),
+        ("another round", "manifest.json: is damaged; the checkpoint is not used"),
+        ("an unknown key", "manifest.json: is damaged; the checkpoint is not used"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    store: CheckpointStore, harm: str, sentence: str
+) -> None:
     store.seal(stage(store, 4), 1, 4, "digest")
     path = store.seal(stage(store, 8), 2, 8, "digest").path / ADAPTER_FILES[1]
+    manifest = path.parent / "manifest.json"
     match harm:
         case "flip":
             path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
@@ -54,12 +68,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(store: Checkpo
         case "remove":
             path.unlink()
         case "manifest":
-            (path.parent / "manifest.json").write_text("{")
+            manifest.write_text("{")
+        case "another round":
+            manifest.write_text(manifest.read_text().replace('"round": 2', '"round": 3'))
+        case "an unknown key":
+            manifest.write_text(manifest.read_text().replace('"round": 2', '"turns": 2'))
     newest, damaged = store.newest()
     assert newest is not None
     assert newest.step == 4
     assert len(damaged) == 1
     assert "step-000000008" in damaged[0]
+    assert sentence in damaged[0]
 
 
 def test_debris_of_a_crash_is_no_checkpoint(store: CheckpointStore) -> None:
@@ -97,10 +116,20 @@ def test_export_replaces_only_an_earlier_export(store: CheckpointStore, tmp_path
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("keep me")
-    with pytest.raises(StateError, match="no PEFT directory"):
+    with pytest.raises(
+        StateError, match=r"precious: is no PEFT directory, so it is not overwritten; choose another one$"
+    ):
         export_adapter(checkpoint, precious, "base", "readme", overwrite=True)
     assert (precious / "file").read_text() == "keep me"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "checkpoints", "precious"]
+
+
+def test_export_of_settings_that_are_none_leaves_nothing(store: CheckpointStore, tmp_path: Path) -> None:
+    checkpoint = store.seal(stage(store, 4), 1, 4, "digest")
+    (checkpoint.path / ADAPTER_FILES[0]).write_text("{")
+    with pytest.raises(StateError, match=rf"{ADAPTER_FILES[0]}: can't be read \(.*\); choose another checkpoint$"):
+        export_adapter(checkpoint, tmp_path / "adapter", "base", "readme", overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_history_keeps_rounds_edges_and_evaluations(tmp_path: Path) -> None:
@@ -149,6 +178,18 @@ def test_recordings_come_back(tmp_path: Path) -> None:
     assert recording.schema.digest == schema.digest
     np.testing.assert_array_equal(recording.load(2)[0], [2, 2, 2, 2])
     assert json.loads((tmp_path / "recording" / "schema.json").read_text())[0]["role"] == "B"
+
+
+def test_a_recording_that_can_not_be_written_says_what_to_do(tmp_path: Path) -> None:
+    schema = Schema((TensorSpec("m.lora_B.weight", "m", Role.B, (2, 2)),))
+    (tmp_path / "file").write_text("")
+    what_to_do = r"can't be written \(.*\); free space, or set training\.record_vectors to false$"
+    with pytest.raises(StateError, match=f"file/recording: {what_to_do}"):
+        Recorder(tmp_path / "file" / "recording", schema, {})
+    recorder = Recorder(tmp_path / "recording", schema, {})
+    shutil.rmtree(tmp_path / "recording")
+    with pytest.raises(StateError, match=rf"round-000001\.safetensors: {what_to_do}"):
+        recorder.add(1, np.zeros(4, np.float32), np.zeros(4, np.float32))
 
 
 def test_a_history_knows_the_figures_of_a_checkpoints_round(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def caller(auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer]) -
     versions = b", ".join(auth_context.get("ssl_tls_version", ())).decode()
     certificates = list(auth_context.get("x509_pem_cert", ()))
     if versions != "TLSv1.3" or not certificates:
-        raise CertificateRejected("tls", f"the connection is {versions or 'without TLS'} where TLSv1.3 is needed")
+        raise CertificateRejected(
+            "tls", f"the connection is {versions or 'without TLS'} where TLSv1.3 with a certificate is needed"
+        )
     certificate = x509.load_pem_x509_certificate(certificates[0])
     try:
         node_id = node_id_of(certificate)

@@ -298,7 +298,7 @@ class Link:
     async def _next_hello(self) -> peer_pb2.Hello:
         frame = await self._next_frame()
         if isinstance(frame, memoryview) or frame.WhichOneof("kind") != "hello":
-            kind = "chunk" if isinstance(frame, memoryview) else frame.WhichOneof("kind")
+            kind = "chunk" if isinstance(frame, memoryview) else frame.WhichOneof("kind") or "an empty frame"
             raise ProtocolError("no-hello", f"{self.peer.name} sent {kind} before Hello")
         return frame.hello
 
