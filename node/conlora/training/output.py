@@ -16,6 +16,8 @@ class Output:
     def __init__(self, log: Path) -> None:
         """log: where it is appended. Needs a running event loop."""
         self.log = log
+        with contextlib.suppress(OSError):
+            log.touch()  # so that who looks for it finds it, empty
         self._reading, self.writing = os.pipe()
         os.set_blocking(self._reading, False)
         self._last = b""
