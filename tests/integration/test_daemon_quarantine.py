@@ -134,7 +134,7 @@ def test_a_peer_that_offends_is_quarantined_until_somebody_lifts_that(daemons: D
 
 
 def test_floods_take_no_more_memory_than_the_formula_says(daemons: Daemons, tmp_path: Path) -> None:
-    """Each ends a call; quarantine ends them all, so this is before it. Messages are gigabytes in sum."""
+    """That of docs/reference/protocol.md. Each flood ends a call; together they stay below a quarantine."""
     a = daemons.make("a")
     mallory = Mallory(a, tmp_path)
     a.start("--paused")
@@ -156,6 +156,6 @@ def test_floods_take_no_more_memory_than_the_formula_says(daemons: Daemons, tmp_
                 pass
         wait_until(lambda: a.status().peers[0].link != "up", "the link ended")  # type: ignore[union-attr]
     frames = 2 * MAX_FRAME_BYTES + 6 * 256 * 1024
-    grpc_own = 64 * MIB  # windows, and what the allocator keeps of messages that came to gigabytes
+    grpc_own = 32 * MIB
     assert resident(pid, "VmHWM") - before < frames + grpc_own
     assert a.status().peers[0].refused.keys() <= {"out-of-place", "no-frame", "rate", "too-large"}  # type: ignore[union-attr]
