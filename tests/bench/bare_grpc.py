@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from tests.bench.raw_tls import CHUNK
 
 from conlora.daemon.background import steady_memory
 from conlora.net.credentials import SERVICE_OPTIONS, accepting_credentials, dialling_credentials
 from conlora.net.identity import Identity, Peer, load_identity
-from tests.bench.raw_tls import CHUNK
 
 METHOD = "Bare"
 SERVICE = "bench.Bare"

@@ -1,4 +1,4 @@
-"""Figures: one way between two daemons, from the trainer's buffer to the checked slot, against a raw TLS 1.3 socket and bare gRPC."""
+"""Figures: one way between two daemons, from the trainer's buffer to the checked slot, against raw TLS 1.3 and bare gRPC."""
 
 import statistics
 import subprocess

@@ -13,6 +13,7 @@ from conlora.net.identity import create_identity, load_identity
 pytestmark = pytest.mark.usefixtures("forks")
 
 
+@pytest.mark.long
 def test_a_certificate_is_replaced_while_nodes_train(daemons: Daemons) -> None:
     a, b = daemons.pair(ENDLESS)
     for node in (a, b):

@@ -113,7 +113,7 @@ def test_lockstep_can_not_do_without_a_node(daemons: Daemons) -> None:
     a.wait_for(lambda s: s.round > before.round, "trains on")
 
 
-@pytest.mark.parametrize("rejoin", ["adopt", "mix"])
+@pytest.mark.parametrize("rejoin", [pytest.param("adopt", marks=pytest.mark.long), "mix"])
 def test_a_node_that_was_away_for_long_goes_on_from_a_neighbours_snapshot_if_it_is_to(
     daemons: Daemons, rejoin: str
 ) -> None:

@@ -57,6 +57,7 @@ try:
         structlog.get_logger().info("up")
         os.write(2, b"I1125 15:45:40.544414 1 log.cc:102] Log level INFO is not suitable for production.\\n")
         os.write(2, LINE.encode() + b"\\n")
+        os.write(2, b"\\x1b[31mwhat a caller said\\n")
         os.write(2, b"from C\\nunfinished")
         print("from Python", file=sys.stderr)
         raise ValueError("boom")
@@ -74,6 +75,7 @@ def test_standard_error_is_passed_on_but_for_grpcs_lines() -> None:
         assert part in done.stderr
     assert "TLS has refused a connection" in done.stderr
     assert "a configured peer's certificate has expired; `conlora cert` tells whose" in done.stderr
+    assert "?[31mwhat a caller said\n" in done.stderr, "no escape sequences in our log"
     assert "suitable for production" not in done.stderr
     assert "ssl_transport_security" not in done.stderr
     assert done.returncode == 1

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import structlog
 
+from conlora.net.wire import printable
+
 log = structlog.get_logger()
 
 QUIET_SECONDS = 60.0  # strangers can call as often as they like; the log must not grow with that
@@ -105,7 +107,7 @@ def _watch(reading: int, errors: int, nicer: int) -> None:
                 text = line.decode(errors="replace")
                 if why := reason(text):
                     refusals.add(why, time.monotonic())
-                elif not _GRPC.match(text):
-                    os.write(errors, line + b"\n")
+                elif not _GRPC.match(text):  # or it is, and goes on after a line feed that a caller has put into it
+                    os.write(errors, printable(text).encode() + b"\n")
         if rest:
-            os.write(errors, rest)
+            os.write(errors, printable(rest.decode(errors="replace")).encode())

@@ -19,8 +19,8 @@ from conlora.v1 import peer_pb2
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # gRPC reads ahead, and by default the more the faster the other side sends: hundreds of MiB. Its window bounds what it holds, and
-# still carries 50 Mbit/s over 300 ms.
-WINDOW_BYTES = 2 * 1024 * 1024
+# still carries 200 Mbit/s over 300 ms.
+WINDOW_BYTES = 8 * 1024 * 1024
 LIMITS = [
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
