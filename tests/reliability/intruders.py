@@ -227,6 +227,8 @@ async def hostile_frames(target: Target, draw: random.Random) -> None:
         listening = asyncio.create_task(listen())
         try:
             await _until(lambda: bool(heard))
+            if not heard:
+                return  # in quarantine, or one call too many
             hello = Frame.FromString(heard[0])
             hello.hello.instance = draw.randbytes(8)
             await call.write(hello.SerializeToString())
@@ -235,8 +237,9 @@ async def hostile_frames(target: Target, draw: random.Random) -> None:
                 Move(draw.randrange(len(MOVES)), draw.randrange(60), draw.randrange(1 << 16), draw.randbytes(draw.randrange(16)))
                 for _ in range(draw.randrange(6))
             ]  # fmt: skip
-            for each in changed(heard[1:], moves, draw.random() < 0.5):
-                await call.write(each)
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the node has hung up
+                for each in changed(heard[1:], moves, draw.random() < 0.5):
+                    await call.write(each)
             await asyncio.wait({listening}, timeout=1)
         finally:
             call.cancel()

@@ -15,6 +15,7 @@ from tests.bench.figures import Figures
 from tests.daemons import Daemon, Daemons, wait_until
 from tests.reliability.intruders import KINDS, Target, intrude, stays
 
+from conlora.errors import Refused
 from conlora.net.identity import create_identity
 
 MEGABYTES = 0.03  # of an adapter
@@ -26,7 +27,7 @@ MOST_GROWTH = 150e6  # bytes
 
 
 class Watch(threading.Thread):
-    """Looks at the daemon and its honest neighbour all the time."""
+    """Looks at the daemon and its honest neighbour all the time, and lifts quarantines, or the rest would be knocks at a door."""
 
     def __init__(self, node: Daemon, neighbour: Daemon) -> None:
         super().__init__()
@@ -51,6 +52,9 @@ class Watch(threading.Thread):
             self.most_descriptors = max(self.most_descriptors, descriptors)
             self.most_resident = max(self.most_resident, resident)
             status = self._node.status()
+            if status and any(peer.link == "quarantined" for peer in status.peers):
+                with contextlib.suppress(Refused):
+                    self._node.admin.lift("mallory")
             link = next((peer for peer in status.peers if peer.name == self._neighbour.name), None) if status else None
             if link is None or link.link != "up":
                 self.lost.append(str(link))
