@@ -161,3 +161,4 @@ def test_two_thousand_hostile_connections(tmp_path: Path, figures: Figures) -> N
     for reason, count in found.most_common():
         figures.record("in the log", count, remark=reason)
     sound(watch, silent)
+    assert any("sent" in reason for reason in found), found
