@@ -105,7 +105,7 @@ async def test_silence_ends_the_link(member: Members, monkeypatch: pytest.Monkey
         await asyncio.Event().wait()
 
     reasons = noted(monkeypatch, b)
-    monkeypatch.setattr(link, "_write", frozen)
+    monkeypatch.setattr(link._talk, "say", frozen)
     await until(lambda: ("down", "a") in b.node.events and reasons, "dead at b")
     assert reasons[0] == "nothing heard from a for 1 s"
     await until(lambda: ("down", "b") in a.node.events, "dead at a")
@@ -140,7 +140,7 @@ async def test_no_link_is_admitted_while_leaving(member: Members, monkeypatch: p
     async def stuck(message: Frame | bytes) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(link, "_write", stuck)
+    monkeypatch.setattr(link._talk, "say", stuck)
     monkeypatch.setattr(mesh_module, "LONGEST_RETRY_SECONDS", 0.1)  # so that it redials often
     with capture_logs() as logs:
         await a.close()

@@ -15,10 +15,11 @@ from conlora.core.conduct import Conduct, Quarantine
 from conlora.core.federation import FederationSettings
 from conlora.errors import CertificateRejected, PeerError, Refused, SettingsMismatch
 from conlora.net import wire
+from conlora.net.conversation import LinkClosed
 from conlora.net.credentials import accepting_credentials, caller
 from conlora.net.identity import Identity, Peer
 from conlora.net.introductions import Introductions
-from conlora.net.link import Link, LinkClosed
+from conlora.net.link import Link
 from conlora.net.reception import Counts, Receiver
 from conlora.net.streams import (
     AcceptedStream,
