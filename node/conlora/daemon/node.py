@@ -29,8 +29,9 @@ from conlora.daemon.supervisor import Supervisor
 from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
 from conlora.net.certificates import expires
+from conlora.net.edge import PeerState
 from conlora.net.identity import Peer, load_identity
-from conlora.net.mesh import Mesh, PeerState
+from conlora.net.mesh import Mesh
 from conlora.net.rotation import Announced
 from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
 from conlora.store.disk import unwritable
