@@ -110,7 +110,9 @@ def test_a_directory_that_the_daemon_may_only_read_is_no_obstacle(
 def test_an_identity_that_was_exchanged_is_not_taken_up(tmp_path: Path, mercy: Identity) -> None:
     mesh = Watched(mercy)
     anna = create_identity(tmp_path / "anna")
-    with pytest.raises(ConfigError, match="holds the identity of another node now; restart the daemon"):
+    with pytest.raises(
+        ConfigError, match="holds the identity of another node now; restart the daemon if that is right"
+    ):
         watch(tmp_path / "anna", mesh).read()
     assert mesh.introductions.identity is mercy
     assert anna.node_id != mercy.node_id
