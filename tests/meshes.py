@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from conlora.core.conduct import Quarantine
 from conlora.core.encoding import Encoding, Format
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.errors import SketchRejected
+from conlora.net.edge import PeerState
 from conlora.net.identity import Identity, Peer, create_identity
 from conlora.net.link import Link
-from conlora.net.mesh import Mesh, PeerState
+from conlora.net.mesh import Mesh
 from conlora.net.transfers import Formats, Landing, Outgoing
 from conlora.net.wire import SketchHeader, SnapshotHeader, Transfer
 from tests.daemons import free_port
@@ -167,3 +169,18 @@ async def pair(member: Callable[[str], Member], a_dials: bool = True, b_dials: b
 def by_id(member: Callable[[str], Member]) -> list[Member]:
     """Two members, the one with the smaller id first: of two links, the one that it dialled is kept."""
     return sorted((member("a"), member("b")), key=lambda each: each.identity.node_id)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, at: Member) -> list[str]:
+    """Every sentence for the operator from now on: the state forgets the last one when a link comes up again."""
+    reasons: list[str] = []
+    mesh, note = at.mesh, PeerState.note
+    assert mesh is not None
+
+    def spied(state: PeerState, sentence: str, refused: bool) -> None:
+        note(state, sentence, refused)
+        if any(state is of_this_one for of_this_one in mesh.states.values()):
+            reasons.append(sentence)
+
+    monkeypatch.setattr(PeerState, "note", spied)
+    return reasons

@@ -20,8 +20,9 @@ from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.core.validation import start_digest
 from conlora.errors import Overdue, PeerError, ProtocolError, Quarantined, SettingsMismatch
 from conlora.net import wire
+from conlora.net.conversation import LinkClosed
 from conlora.net.identity import Peer
-from conlora.net.link import Link, LinkClosed
+from conlora.net.link import Link
 from conlora.net.streams import explain
 from conlora.net.transfers import Formats, Landing
 from conlora.net.wire import Frame, Goodbye, SnapshotHeader, SnapshotTaken

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.meshes import Member, until
 
-from conlora.net import mesh
+from conlora.net import dialling
 from conlora.testbed.processes import Interrupts
 from conlora.testbed.trainers import forkserver
 from conlora.training.process import FORKSERVER
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 @pytest.fixture
 async def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[str], Member]]:
     """Makes a member by name."""
-    monkeypatch.setattr(mesh, "FIRST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(dialling, "FIRST_RETRY_SECONDS", 0.05)
     made: list[Member] = []
 
     def make(name: str) -> Member:

@@ -11,7 +11,7 @@ from tests.meshes import SETTINGS, Member, by_id, link_up, linked, pair, snapsho
 
 from conlora.core.federation import FederationSettings
 from conlora.errors import ConfigError
-from conlora.net import mesh as mesh_module
+from conlora.net import dialling
 from conlora.net.link import Link
 from conlora.net.streams import AcceptedStream
 from conlora.net.wire import Frame
@@ -152,7 +152,7 @@ async def test_a_mismatch_is_named_on_both_sides(member: Members, field: str) ->
         assert state.word == "refused"
         assert here.node.events == []
     assert a.state(b).retry_at or await until(lambda: a.state(b).retry_at, "a waits")
-    assert a.state(b).retry_at - asyncio.get_running_loop().time() > mesh_module.LONGEST_RETRY_SECONDS
+    assert a.state(b).retry_at - asyncio.get_running_loop().time() > dialling.LONGEST_RETRY_SECONDS
 
 
 async def test_a_peer_that_still_loads_its_model_is_waited_for(member: Members) -> None:

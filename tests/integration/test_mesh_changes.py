@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 from tests.daemons import free_port
-from tests.meshes import Member, linked, pair, snapshot, until
+from tests.meshes import Member, linked, noted, pair, snapshot, until
 
 from conlora.core.encoding import Encoding
-from conlora.net import mesh as mesh_module
+from conlora.net import dialling, wire
 from conlora.net.mesh import Mesh
 
 Members = Callable[[str], Member]
@@ -44,8 +44,7 @@ async def test_a_removed_peer_is_parted_from_and_let_in_no_more(
     await c.start(a.card())
     running(a).change([b.card(dialled=a_dials), c.card(dialled=False)])
     await until(lambda: linked(a, c), "a link with c")
-    kept, told = a.link(c), []
-    monkeypatch.setattr(running(b), "_note", lambda state, sentence, refused: told.append(sentence))
+    kept, told = a.link(c), noted(monkeypatch, b)
     await running(a).part([b.identity.node_id])
     assert a.node.events[-1] == ("down", "b"), "at once"
     assert b.identity.node_id not in running(a).states
@@ -66,7 +65,7 @@ async def test_a_peer_that_takes_no_good_bye_is_removed_all_the_same(
     a, b = await pair(member, a_dials=False, b_dials=True)
     link = a.link(b)
     assert link is not None
-    monkeypatch.setattr(mesh_module.wire, "GOODBYE_SECONDS", 0.1)
+    monkeypatch.setattr(wire, "GOODBYE_SECONDS", 0.1)
     monkeypatch.setattr(link, "close", lambda reason, detail: None)
     await running(a).part([b.identity.node_id])
     assert a.node.events == [("up", "b"), ("down", "b")]
@@ -76,7 +75,7 @@ async def test_a_peer_that_takes_no_good_bye_is_removed_all_the_same(
 async def test_a_new_address_counts_at_once_where_there_is_no_link(
     member: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mesh_module, "FIRST_RETRY_SECONDS", 1000.0)
+    monkeypatch.setattr(dialling, "FIRST_RETRY_SECONDS", 1000.0)
     a, b = member("a"), member("b")
     await b.start(a.card(dialled=False))
     await a.start(b.card(address=f"127.0.0.1:{free_port()}"))
@@ -101,7 +100,7 @@ async def test_a_new_address_leaves_a_link_alone_and_counts_for_the_next_one(mem
 async def test_a_peer_without_an_address_is_dialled_no_more(member: Members) -> None:
     a, b = await pair(member)
     running(a).change([b.card(dialled=False)])
-    task = running(a)._dialling[b.identity.node_id]
+    task = running(a)._dialler.tasks[b.identity.node_id]
     await b.close()
     await until(task.done, "a has stopped dialling")
     running(a).change([b.card()])

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.meshes import FakeNode, Member, by_id, link_up, linked, pair, until
+from tests.meshes import FakeNode, Member, by_id, link_up, linked, noted, pair, until
 
+from conlora.net import dialling, wire
 from conlora.net import mesh as mesh_module
-from conlora.net import wire
 from conlora.net.link import Link
-from conlora.net.mesh import PeerState
 from conlora.net.streams import FrameStream, dialled_stream
 from conlora.net.wire import Frame
 
@@ -29,14 +28,6 @@ async def test_goodbye_ends_the_link_on_both_ends(member: Members) -> None:
     await until(
         lambda: "connection refused" in b.state(a).last_error or "the node stops" in b.state(a).last_error, "why"
     )
-
-
-def noted(monkeypatch: pytest.MonkeyPatch, at: Member) -> list[str]:
-    """Every sentence for the operator from now on: the state forgets the last one when a link comes up again."""
-    reasons: list[str] = []
-    assert at.mesh is not None
-    monkeypatch.setattr(at.mesh, "_note", lambda state, sentence, refused: reasons.append(sentence))
-    return reasons
 
 
 @pytest.mark.parametrize(("a_dials", "b_dials"), [(True, False), (False, True)])
@@ -86,7 +77,7 @@ async def test_a_new_start_replaces_the_leftover_of_a_killed_one(member: Members
 async def test_a_dialler_that_vanishes_leaves_a_reason(member: Members) -> None:
     a, b = await pair(member)
     assert a.mesh is not None
-    a.mesh._dialling[b.identity.node_id].cancel()  # ends the connection with no good-bye, as kill -9 does
+    a.mesh._dialler.tasks[b.identity.node_id].cancel()  # ends the connection with no good-bye, as kill -9 does
     await until(lambda: b.link(a) is None and b.state(a).last_error, "down at b")
     assert b.state(a).last_error == "a went away without a word"
     assert b.node.events == [("up", "a"), ("down", "a")]
@@ -105,7 +96,7 @@ async def test_silence_ends_the_link(member: Members, monkeypatch: pytest.Monkey
         await asyncio.Event().wait()
 
     reasons = noted(monkeypatch, b)
-    monkeypatch.setattr(link, "_write", frozen)
+    monkeypatch.setattr(link._talk, "say", frozen)
     await until(lambda: ("down", "a") in b.node.events and reasons, "dead at b")
     assert reasons[0] == "nothing heard from a for 1 s"
     await until(lambda: ("down", "b") in a.node.events, "dead at a")
@@ -140,8 +131,8 @@ async def test_no_link_is_admitted_while_leaving(member: Members, monkeypatch: p
     async def stuck(message: Frame | bytes) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(link, "_write", stuck)
-    monkeypatch.setattr(mesh_module, "LONGEST_RETRY_SECONDS", 0.1)  # so that it redials often
+    monkeypatch.setattr(link._talk, "say", stuck)
+    monkeypatch.setattr(dialling, "LONGEST_RETRY_SECONDS", 0.1)  # so that it redials often
     with capture_logs() as logs:
         await a.close()
     assert ("a peer took no good-bye", wire.GOODBYE_SECONDS) in [(e["event"], e.get("seconds")) for e in logs]
@@ -191,16 +182,10 @@ async def test_what_ends_a_second_link_is_not_told_of_the_edge(
 ) -> None:
     """A peer that dials again and hangs up, while the edge has its link."""
     a, b = await pair(member)
-    noted, note = [], mesh_module.Mesh._note
-
-    def spied(mesh: mesh_module.Mesh, state: PeerState, sentence: str, refused: bool) -> None:
-        note(mesh, state, sentence, refused)
-        noted.append(sentence)
-
-    monkeypatch.setattr(mesh_module.Mesh, "_note", spied)
+    reasons = noted(monkeypatch, b)
     async with dialled_stream(a.identity, b.card()) as stream:
         assert await stream.read() is not None, "b says Hello"
-    await until(lambda: noted, "b has noticed")
+    await until(lambda: reasons, "b has noticed")
     # gRPC tells it by the end of the stream, or by cancelling what reads from it, whichever is first
-    assert noted in (["a ended the link without a word"], ["a went away without a word"])
+    assert reasons in (["a ended the link without a word"], ["a went away without a word"])
     assert (b.state(a).word, b.state(a).last_error) == ("up", "")

@@ -7,8 +7,7 @@ import pytest
 from tests.meshes import Member, linked, snapshot, until
 from tests.relays import BACK, FORTH, Relay
 
-from conlora.net import mesh as mesh_module
-from conlora.net import wire
+from conlora.net import dialling, wire
 
 Members = Callable[[str], Member]
 Wired = Callable[[], Awaitable[tuple[Member, Member, Relay]]]
@@ -19,7 +18,7 @@ async def wired(member: Members, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """Two members with a link, which a has dialled through a relay."""
     monkeypatch.setattr(wire, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(wire, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(mesh_module, "LONGEST_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(dialling, "LONGEST_RETRY_SECONDS", 0.2)
     relays: list[Relay] = []
 
     async def make() -> tuple[Member, Member, Relay]:

@@ -167,13 +167,14 @@ def test_peers_add_and_remove(conlora: Conlora, mercy: Path, card: Path) -> None
     assert "anna.example:7443" in out
     assert (mercy / "peers" / "st-anna.yaml").read_text() == card.read_text()
     code, _, err = conlora("peers", "add", card, "-c", mercy)
-    assert code == 2
-    assert "is there already" in err
+    there = mercy / "peers" / "st-anna.yaml"
+    sentence = f"{there}: a peer of that name is there already; `conlora peers remove st-anna` first"
+    assert (code, err) == (2, f"conlora: {sentence}\n")
     assert conlora("peers", "remove", "st-anna", "-c", mercy)[0] == 0
     assert list((mercy / "peers").iterdir()) == []
     code, _, err = conlora("peers", "remove", "st-anna", "-c", mercy)
     assert code == 2
-    assert "no such peer" in err
+    assert err == f"conlora: {there}: no such peer; `conlora peers` lists them\n"
 
 
 def test_peers_remove_stays_in_its_folder(conlora: Conlora, mercy: Path) -> None:

@@ -58,6 +58,8 @@ def sentences(folder: Path, changes: dict[str, Any]) -> list[str]:
     return str(caught.value).splitlines()
 
 
+NOBODY = ": there is no such user's home directory; correct the path"
+
 MISTAKES = {
     "unknown key, near": ({"training.local_step": 4}, "training.local_step", "did you mean 'local_steps'?"),
     "unknown key at the top": ({"advertize": "a:1"}, "advertize", "did you mean 'advertise'?"),
@@ -70,11 +72,24 @@ MISTAKES = {
     "missing section": ({"task": ...}, "task", "missing; add this key"),
     "missing data file": ({"data.path": "gone.csv"}, "data", "gone.csv does not exist; correct the path"),
     "missing held-out file": ({"data.evaluation_path": "gone.csv"}, "data", "gone.csv does not exist; correct"),
-    "unknown data format": ({"data.path": "rows.xlsx"}, "data", "use one of .csv, .jsonl, .json, .parquet"),
+    "unknown data format": (
+        {"data.path": "rows.xlsx"},
+        "data",
+        "rows.xlsx: unknown format '.xlsx'; use one of .csv, .jsonl, ",
+    ),
     "two data sources": ({"data.hub": "imdb"}, "data", "give one of path and hub, not both"),
     "no data source": ({"data": {}}, "data", "names no rows; give path or hub"),
+    "held out of a file": (
+        {"data.evaluation_split": "test"},
+        "data",
+        "evaluation_split is of a hub data set; give evaluation_path instead",
+    ),
     "missing model folder": ({"model.base": "./gone"}, "model", "gone does not exist; give the base model's folder"),
-    "unknown rule": ({"federation.rule": "loraa"}, "federation", "choose one of lora, freeze-a"),
+    "unknown rule": (
+        {"federation.rule": "loraa"},
+        "federation",
+        "rule: unknown rule 'loraa'; choose one of lora, freeze-a",
+    ),
     "unknown mode": ({"federation.mode": "lockstep"}, "federation.mode", "'async' or 'sync', got 'lockstep'"),
     "unknown scheduler": ({"training.lr_scheduler": "fast"}, "training", "is not one of constant, "),
     "unknown task": ({"task.type": "chess"}, "task.type", "unknown type 'chess'; choose one of text-classification, "),
@@ -87,7 +102,12 @@ MISTAKES = {
     "spread over no GPUs": (
         {"model.device_map": "auto", "training.device": "cpu"},
         "model.device_map",
-        "but training.device is cpu; leave out one",
+        "spreads the base over GPUs, but training.device is cpu; leave out one",
+    ),
+    "spread, and whole on each": (
+        {"model.device_map": "auto", "training.processes": 2},
+        "model.device_map",
+        "spreads one model over GPUs, but training.processes puts a whole one on each; leave out one",
     ),
     "half a byte": ({"model.quantization": "2bit"}, "model.quantization", "'4bit' or '8bit'"),
     "unsound start": (
@@ -109,7 +129,7 @@ MISTAKES = {
     "behind in lockstep": (
         {"mixing.rejoin": "adopt", "federation.mode": "sync"},
         "mixing.rejoin",
-        "so there is nothing to adopt; leave it out",
+        "in sync mode neighbours wait for a node that is away, so there is nothing to adopt; leave it out",
     ),
     "no such way back": ({"mixing.rejoin": "ask"}, "mixing.rejoin", "'mix' or 'adopt', got 'ask'"),
     "no such defence": ({"mixing.robust": "krum"}, "mixing.robust", "'clipping' or 'trimmed-mean', got 'krum'"),
@@ -118,8 +138,16 @@ MISTAKES = {
     "address with a scheme": ({"listen": "https://a:1"}, "listen", "write host:port, such as 0.0.0.0:7443"),
     "a port that is none": ({"advertise": "mercy.example:77443"}, "advertise", "has to be at most 65535"),
     "name with a slash": ({"name": "../mercy"}, "name", "correct the value"),
-    "home of nobody": ({"state_dir": "~no-such-user/x"}, "state_dir", "correct the path"),
-    "model in the home of nobody": ({"model.base": "~no-such-user/x"}, "model", "correct the path"),
+    "home of nobody": (
+        {"state_dir": "~no-such-user/x"},
+        "state_dir",
+        NOBODY,
+    ),
+    "model in the home of nobody": (
+        {"model.base": "~no-such-user/x"},
+        "model",
+        NOBODY,
+    ),
 }
 
 
@@ -139,7 +167,10 @@ def test_each_of_several_mistakes_has_its_own_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "remedy"),
     [
-        (b"name: mercy\nlora: [8\ntask: {}\n", "not valid YAML in line 3 "),
+        (
+            b"name: mercy\nlora: [8\ntask: {}\n",
+            ": not valid YAML in line 3 (expected ',' or ']', but got ':'); mend that line",
+        ),
         (b"name: mercy\n\tlora: 1\n", "not valid YAML in line 2 "),
         (b"- a\n- b\n", "has to be a YAML mapping of keys to values, not list"),
         (b"", "has to be a YAML mapping of keys to values, not NoneType"),

@@ -10,7 +10,7 @@ import pytest
 
 from conlora.core.gossip import Mode
 from conlora.daemon.departure import RESTS, Departure
-from conlora.daemon.supervisor import Progress, State
+from conlora.daemon.progress import Progress, State
 from conlora.errors import Refused
 
 

@@ -18,11 +18,6 @@ from conlora.net.identity import Identity, Peer, create_identity, load_card, loa
 
 
 @pytest.fixture
-def mercy(tmp_path: Path) -> Identity:
-    return create_identity(tmp_path / "mercy")
-
-
-@pytest.fixture
 def anna(tmp_path: Path) -> Identity:
     return create_identity(tmp_path / "anna")
 

@@ -10,8 +10,9 @@ from tests.meshes import FakeNode, vector
 from conlora.core.encoding import Encoding
 from conlora.errors import PeerError
 from conlora.net import wire
+from conlora.net.conversation import LinkClosed
 from conlora.net.identity import Peer
-from conlora.net.link import Link, LinkClosed
+from conlora.net.link import Link
 from conlora.net.mailbox import Mailbox
 from conlora.net.transfers import Formats, Outgoing
 from conlora.net.wire import Frame

@@ -15,6 +15,7 @@ from conlora.training.arena import Arena, arena_bytes, create_memory
 from conlora.training.channel import Channel
 from conlora.training.gossip import Gossip
 from conlora.training.messages import FROM_TRAINER, Contribution, Offer, Pause, Resume, line
+from conlora.training.ranks import OneRank
 
 SCHEMA = Schema((TensorSpec("q.lora_B.weight", "q", Role.B, (4, 2)),))
 STEPS = 3
@@ -103,6 +104,31 @@ def test_who_was_not_away_or_is_to_stop_asks_nothing(daemon: Daemon) -> None:
     daemon.channel.absent = daemon.channel.stopping = True
     daemon.gossip.rejoin()
     assert daemon.heard() == []
+
+
+class SecondRank(OneRank):
+    """Hears what the first has heard."""
+
+    rank, size = 1, 2
+
+    def tell(self, data: bytes) -> bytes:
+        return line(Offer(item=Contribution(place=1, slot=2, weight=1.0)))
+
+    def broadcast(self, vector: Vector) -> Vector:
+        assert vector.shape == (SCHEMA.size,)
+        return np.arange(SCHEMA.size, dtype=np.float32)
+
+
+def test_the_other_ranks_take_over_the_same_and_read_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read a model that is sharded takes all ranks, and the first does not."""
+    adapter = FakeAdapter()
+    monkeypatch.setattr(adapter, "read", None)
+    adapted: Any = SimpleNamespace(adapter=adapter, shared=SCHEMA)
+    channel = Channel(None, guest=True, ranks=SecondRank())
+    channel.absent = True
+    gossip = Gossip(adapted, None, channel, screen=Trust(), publish=0, local_steps=STEPS, rounds_mixed=7, step=21)
+    gossip.rejoin()
+    assert np.array_equal(adapter.values, np.arange(SCHEMA.size))
 
 
 @pytest.mark.timeout(20)

@@ -69,7 +69,7 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supe
 
 def seal(supervisor: Supervisor, step: int) -> Path:
     """A checkpoint of another model."""
-    store = supervisor.checkpoints
+    store = supervisor.seals.store
     store.prepare()
     (staged := store.staging / "staged").mkdir()
     return store.seal(staged, step // 4, step, "another schema").path

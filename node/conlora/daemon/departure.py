@@ -10,7 +10,8 @@ import structlog
 from conlora.config import NodeConfig
 from conlora.core.gossip import Mode
 from conlora.daemon.exchange import Exchange
-from conlora.daemon.supervisor import State, Supervisor
+from conlora.daemon.progress import State
+from conlora.daemon.supervisor import Supervisor
 from conlora.errors import ConLoRAError, Refused
 from conlora.net.mesh import Mesh
 

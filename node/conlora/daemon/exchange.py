@@ -1,9 +1,8 @@
-"""The exchange of snapshots: the pure gossip state, joined with the arena on one side and the links on the other."""
+"""The exchange of snapshots: the pure gossip state, joined with outbox and inbox in the arena, and with the links."""
 
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from conlora.core.consensus import EdgeError, total
 from conlora.core.encoding import Encoding, Format
 from conlora.core.gossip import Contribution, Gossip, Mode, Plan, Snapshot
 from conlora.core.schema import Schema
+from conlora.daemon.inbox import Inbox
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.outbox import Outbox
@@ -72,6 +72,7 @@ class Exchange:
         self.last_mix: dict[str, EdgeFigures] = {}  # the last one that was measured
         self.formats: Formats = {}
         self._gossip = Gossip(mode, [peer.node_id for peer in peers])
+        self._inbox = Inbox(self._gossip)
         self._names = {peer.node_id: peer.name for peer in peers}
         self._deadline = deadline_seconds
         self._arena: Arena | None = None
@@ -82,9 +83,6 @@ class Exchange:
         self._offered: Plan | None = None  # to a trainer that catches up
         self._unmeasured = asyncio.Event()  # no mix is being measured
         self._unmeasured.set()
-        self._landings: dict[str, Landing] = {}
-        self._kept: dict[str, int] = {}  # id of each neighbour's newest snapshot
-        self._received_at: dict[str, float] = {}
         self._arrived = asyncio.Event()
         self._interrupted = False
 
@@ -104,8 +102,9 @@ class Exchange:
         before, self._names = self._names, {peer.node_id: peer.name for peer in peers}
         for gone in before.keys() - self._names.keys():
             self._gossip.remove(gone)
-            for of_a_peer in (self.weights, self.last_mix, self._kept, self._received_at):
-                of_a_peer.pop(gone, None)
+            self._inbox.forget(gone)
+            self.weights.pop(gone, None)
+            self.last_mix.pop(gone, None)
         for added in self._names.keys() - before.keys():
             self._gossip.add(added)
         if self._arena:
@@ -260,8 +259,7 @@ class Exchange:
 
     def newest(self, peer: str) -> tuple[Snapshot, float] | None:
         """A neighbour's newest snapshot and its age in seconds."""
-        snapshot = self._gossip.newest(peer)
-        return (snapshot, time.monotonic() - self._received_at[peer]) if snapshot else None
+        return self._inbox.newest(peer)
 
     def encoding_for(self, peer: Peer) -> Encoding | None:
         """See `net.reception.Receiver`."""
@@ -269,28 +267,12 @@ class Exchange:
 
     def snapshot_begins(self, peer: Peer, header: SnapshotHeader) -> Landing | None:
         """See `net.reception.Receiver`."""
-        if not self._gossip.accepts(peer.node_id, header.round):
-            return None  # lockstep: sent once more after a new link
-        place, newest = self._gossip.place(peer.node_id), self._gossip.newest(peer.node_id)
-        if header.base and (newest is None or self._kept.get(peer.node_id) != header.base):
-            return None  # a difference to what another link has overtaken, or this node has forgotten
-        base = self.arena.inbox(place, newest.slot) if header.base and newest else None
-        self._cancel_landing(peer)
-        slot = self._gossip.slot_for(peer.node_id)
-        landing = self._landings[peer.node_id] = Landing(slot, self.arena.inbox(place, slot), base)
-        return landing
+        return self._inbox.begins(peer.node_id, header, self.arena)
 
     def snapshot_received(self, peer: Peer, header: SnapshotHeader, landing: Landing) -> None:
         """See `net.reception.Receiver`."""
-        radius = header.radius if header.HasField("radius") else None
-        self._gossip.received(peer.node_id, header.round, header.degree, landing.slot, radius)
-        self._kept[peer.node_id] = header.id
-        self._received_at[peer.node_id] = time.monotonic()
+        self._inbox.received(peer.node_id, header, landing)
         self._arrived.set()
-
-    def _cancel_landing(self, peer: Peer) -> None:
-        if landing := self._landings.pop(peer.node_id, None):
-            landing.cancelled = True
 
     @property
     def max_sketch_bytes(self) -> int:
@@ -313,6 +295,6 @@ class Exchange:
 
     def link_down(self, peer: Peer) -> None:
         """See `net.mesh.Node`."""
-        self._cancel_landing(peer)
+        self._inbox.cancel(peer.node_id)
         self._observatory.link_down(peer)
         self._gossip.link_down(peer.node_id)

@@ -23,13 +23,15 @@ from conlora.daemon.departure import Departure
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import card_of, export
 from conlora.daemon.observatory import Observatory
+from conlora.daemon.progress import State
 from conlora.daemon.records import round_records
-from conlora.daemon.supervisor import State, Supervisor
+from conlora.daemon.supervisor import Supervisor
 from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
 from conlora.net.certificates import expires
+from conlora.net.edge import PeerState
 from conlora.net.identity import Peer, load_identity
-from conlora.net.mesh import Mesh, PeerState
+from conlora.net.mesh import Mesh
 from conlora.net.rotation import Announced
 from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
 from conlora.store.disk import unwritable

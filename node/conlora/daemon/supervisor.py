@@ -1,28 +1,28 @@
-"""Runs the trainer: starts it from the newest checkpoint, answers it, seals what it saves, and starts it again when it dies."""
+"""The life of a node's trainer: started from the newest checkpoint, paused, saved, stopped, and started again when it dies.
+
+What it says between two rounds goes to `rounds`, what it has saved to `seals`.
+"""
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from enum import StrEnum
 
 import structlog
 
 from conlora.config import NodeConfig
 from conlora.core.federation import FederationSettings
-from conlora.core.gossip import Contribution
 from conlora.core.schema import Schema
-from conlora.core.seeding import initial_vector
 from conlora.core.sketch import SketchLayout
-from conlora.daemon.exchange import Exchange, Mix
-from conlora.daemon.meter import Meter
+from conlora.daemon.exchange import Exchange
 from conlora.daemon.observatory import Observatory
+from conlora.daemon.progress import AT_REST, Progress, State
+from conlora.daemon.rounds import Rounds
+from conlora.daemon.seals import Seals
 from conlora.daemon.troubles import Troubles
 from conlora.errors import ConfigError, Refused, StateError, TrainingFailed
 from conlora.net.transfers import Outgoing
-from conlora.store.checkpoints import Checkpoint, CheckpointStore
-from conlora.store.history import EdgeRecord, History
-from conlora.store.recording import Recorder
+from conlora.store.checkpoints import Checkpoint
+from conlora.store.history import History
 from conlora.training import messages
 from conlora.training.process import TrainerProcess, waiting_room
 
@@ -30,37 +30,6 @@ log = structlog.get_logger()
 
 MOST_CRASHES = 5  # in a row, without a finished round between them
 LONGEST_BACKOFF_SECONDS = 60.0
-
-
-class State(StrEnum):
-    """What a node does, in a word."""
-
-    WAITING = "waiting"  # for a program of the user's to join
-    LOADING = "loading"
-    PAUSED = "paused"
-    TRAINING = "training"
-    FINISHED = "finished"
-    RESTARTING = "restarting"
-    DRAINING = "draining"
-    DRAINED = "drained"  # out of the federation until it is resumed
-    STOPPING = "stopping"
-
-
-AT_REST = (State.PAUSED, State.FINISHED, State.WAITING)
-
-
-@dataclass
-class Progress:
-    """Where training stands."""
-
-    state: State = State.LOADING
-    message: str = ""
-    round: int = 0
-    step: int = 0
-    loss: float | None = None
-    evaluation: dict[str, float] = field(default_factory=dict)  # the newest, by figure
-    restarts: int = 0
-    trainer_pid: int = 0
 
 
 class Supervisor:
@@ -83,45 +52,49 @@ class Supervisor:
         on_ready: called with the settings that peers compare. on_publish: called with each snapshot for the links.
         """
         self.progress = Progress()
-        self.checkpoints = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
-        self.last_checkpoint: Checkpoint | None = None
         self.troubles = Troubles()
+        self.seals = Seals(config, history, self.troubles)
         self._config = config
         self._exchange = exchange
         self._observatory = observatory
-        self._history = history
+        self._rounds = Rounds(
+            config,
+            exchange,
+            observatory,
+            history,
+            self.progress,
+            self.troubles,
+            tell=self._tell,
+            on_publish=on_publish,
+            on_failure=self._fail,
+        )
         self._spawner = spawner
         self._on_ready = on_ready
-        self._on_publish = on_publish
         self._paused = paused
         self._stopping = asyncio.Event()
-        self._changed = asyncio.Condition()
         self._trainer: TrainerProcess | None = None
-        self._recorder: Recorder | None = None
         self._shared_digest = self._fingerprint = ""
-        self._crashes = self._furthest = 0
-        self._seals = 0  # checkpoint attempts that have ended, one way or the other
-        self._seal_problem = ""
         self._problem: BaseException | None = None  # ends training for good
-        self._answering: asyncio.Task[None] | None = None
-        self._measuring: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Trains until all rounds are done or `stop`. Raises ConfigError, TrainingFailed and StateError."""
-        self.checkpoints.prepare()
+        self.seals.store.prepare()
+        crashes = furthest = 0
         while not self._stopping.is_set():
             ending = await self._run_once()
             if not ending and self._config.guest and self.progress.round < self._config.training.rounds:
                 continue  # the program has left; it, or another, may join again
             if not ending:
                 break
-            self._crashes += 1
+            if self._rounds.furthest > furthest:  # what it has done again is no progress
+                crashes, furthest = 0, self._rounds.furthest
+            crashes += 1
             self.progress.restarts += 1
-            if self._crashes >= MOST_CRASHES:
+            if crashes >= MOST_CRASHES:
                 raise TrainingFailed(
-                    f"{ending}; it died {self._crashes} times without finishing a new round, so it is not restarted"
+                    f"{ending}; it died {crashes} times without finishing a new round, so it is not restarted"
                 )
-            backoff = min(2.0 ** (self._crashes - 1), LONGEST_BACKOFF_SECONDS)
+            backoff = min(2.0 ** (crashes - 1), LONGEST_BACKOFF_SECONDS)
             log.error("trainer died", reason=ending, restart_in_seconds=backoff)
             await self._set_state(State.RESTARTING, ending)
             try:
@@ -137,10 +110,12 @@ class Supervisor:
     @property
     def unsaved(self) -> StateError | None:
         """Why the last checkpoint is older than it should be, if it is."""
-        if not self._seal_problem:
-            return None
-        last = self.last_checkpoint.round if self.last_checkpoint else 0
-        return StateError(f"{self._seal_problem}; what was trained after round {last} is not saved")
+        return self.seals.unsaved
+
+    @property
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The newest, of this life or of an earlier one."""
+        return self.seals.last
 
     def stop(self) -> None:
         """Ends training after this step, with a checkpoint; `run` returns when that is done."""
@@ -161,7 +136,7 @@ class Supervisor:
         if self.progress.state is State.WAITING:
             return self.progress.round
         self._tell(messages.Pause())
-        await self._until(lambda: self.progress.state is State.PAUSED, "pause")
+        await self.progress.until(lambda: self.progress.state is State.PAUSED, "pause")
         return self.progress.round
 
     async def rest(self) -> Checkpoint | None:
@@ -172,7 +147,7 @@ class Supervisor:
         self._paused = True
         if self.progress.state not in AT_REST:
             self._tell(messages.Pause(after_round=True))
-            await self._until(lambda: self.progress.state in AT_REST or not self._paused, "drain")
+            await self.progress.until(lambda: self.progress.state in AT_REST or not self._paused, "drain")
         self.check_at_rest()
         return await self._save() if self.progress.state is State.PAUSED else self.last_checkpoint
 
@@ -187,13 +162,13 @@ class Supervisor:
         absent: the node was away, and is to catch up where it adopts.
         """
         self._paused = False
-        await self._announce()
+        await self.progress.announce()
         if self.progress.state is State.WAITING:
             return self.progress.round
         self._tell(messages.Resume(absent=absent and self._config.mixing.adopts))
         if self.progress.state is State.PAUSED:
             await self._set_state(State.TRAINING)
-        await self._until(lambda: self.progress.state is State.TRAINING, "resume")
+        await self.progress.until(lambda: self.progress.state is State.TRAINING, "resume")
         return self.progress.round
 
     async def checkpoint(self) -> Checkpoint:
@@ -206,17 +181,17 @@ class Supervisor:
         return saved
 
     async def _save(self) -> Checkpoint | None:
-        before = self._seals
+        before = self.seals.ended
         self._tell(messages.Checkpoint())
-        await self._until(lambda: self._seals > before, "checkpoint")
-        if self._seal_problem:
-            raise Refused(self._seal_problem)
-        return self.last_checkpoint
+        await self.progress.until(lambda: self.seals.ended > before, "checkpoint")
+        if self.seals.problem:
+            raise Refused(self.seals.problem)
+        return self.seals.last
 
     async def _run_once(self) -> str:
         """One trainer from spawn to exit. Returns how it died, or nothing when it ended in good order."""
-        self._seal_problem = ""
-        resume = await self._newest_checkpoint()
+        resume = await self.seals.newest()
+        self._rounds.go_on_from(resume)
         trainer = await self._start()
         if trainer is None:
             return ""
@@ -228,7 +203,7 @@ class Supervisor:
         trainer.send(
             messages.Setup(
                 config=self._config.model_dump(mode="json"),
-                staging=str(self.checkpoints.staging),
+                staging=str(self.seals.store.staging),
                 resume_from=str(resume.path) if resume else None,
                 round=resume.round if resume else 0,
                 step=resume.step if resume else 0,
@@ -243,13 +218,11 @@ class Supervisor:
             trainer.kill()
             raise
         finally:
-            if self._answering:
-                self._answering.cancel()  # whoever asked is gone
+            self._rounds.abandon()
             ending = await trainer.exited()
             self._trainer = None
             self.progress.trainer_pid = 0
-            if self._measuring:
-                await asyncio.wait({self._measuring})  # what it fails with is in _problem
+            await self._rounds.end()
         if self._problem:
             raise self._problem
         return "" if self._stopping.is_set() else ending
@@ -271,50 +244,17 @@ class Supervisor:
             joined.cancel()
         return None
 
-    async def _newest_checkpoint(self) -> Checkpoint | None:
-        newest, damaged = await asyncio.to_thread(self.checkpoints.newest)
-        for sentence in damaged:
-            log.error("damaged checkpoint", reason=sentence)
-        if damaged and not newest:
-            raise StateError(
-                f"{self.checkpoints.directory}: no checkpoint there is intact (see above in the log); put one back from a "
-                "backup, or move the directory away to start anew"
-            )
-        self.progress.round = self.progress.step = 0
-        if newest:
-            self.last_checkpoint = newest
-            self.progress.round, self.progress.step = newest.round, newest.step
-            with self.troubles.of("history", heals=False):
-                self.progress.loss, self.progress.evaluation = self._history.figures_at(newest.round)
-            log.info("going on from a checkpoint", path=str(newest.path), round=newest.round)
-        return newest
-
     async def _handle(self, message: messages.FromTrainer) -> None:
         match message:
             case messages.Ready():
                 await self._ready(message)
-            case messages.Published():
-                self._on_publish(self._exchange.publish(message.round, message.radius))
-                self._answering = asyncio.create_task(self._answer(message.round))
-                self._answering.add_done_callback(self._answered)
-            case messages.Mixed():
-                self._mixed(message)
-            case messages.Rejoining():
-                self._answering = asyncio.create_task(self._offer(message.round))
-                self._answering.add_done_callback(self._answered)
-            case messages.Adopted():
-                self._exchange.adopted()
-            case messages.RoundDone():
-                self._round_done(message)
-            case messages.Evaluated():
-                self.progress.evaluation = message.figures
-                with self.troubles.of("history"):
-                    self._history.add_evaluation(message.round, message.figures)
-                log.info("evaluated", round=message.round, **message.figures)
             case messages.Saved():
-                await self._seal(message)
+                await self.seals.seal(message, self._shared_digest, self._fingerprint)
+                self._tell(messages.Sealed(intact=not self.seals.problem))
+                await self.progress.announce()
             case messages.Unchanged():
-                await self._sealed(self._seal_problem)
+                self.seals.unchanged()
+                await self.progress.announce()
             case messages.Paused():
                 if self._paused:
                     await self._set_state(State.PAUSED)
@@ -323,21 +263,17 @@ class Supervisor:
             case messages.Failed():
                 kind = ConfigError if message.exit_code == ConfigError.exit_code else TrainingFailed
                 self._problem = kind(message.message)
+            case _:
+                self._rounds.hear(message)
 
     async def _ready(self, ready: messages.Ready) -> None:
         assert self._trainer is not None
-        config = self._config
         schema, shared = Schema.from_json(ready.adapter_schema), Schema.from_json(ready.shared_schema)
-        if self.last_checkpoint and self.last_checkpoint.schema != shared.digest:
-            raise ConfigError(
-                f"{self.last_checkpoint.path}: was made with another model or other LoRA settings; put those back, or "
-                f"start anew with another state_dir"
-            )
-        if not self._shared_digest:
-            await self._open(schema, shared)
+        self.seals.check(shared)
+        await self._rounds.open(schema, shared)
         self._shared_digest, self._fingerprint = shared.digest, ready.fingerprint
         layout = SketchLayout.of(schema, shared)
-        settings = config.settings(ready.fingerprint, ready.peft, shared)
+        settings = self._config.settings(ready.fingerprint, ready.peft, shared)
         self._exchange.go_on(self.progress.round)
         self._observatory.open(settings, layout)
         self._trainer.send(messages.Layout(publish=self._exchange.outbox.next_slot))
@@ -345,98 +281,11 @@ class Supervisor:
         if not self._paused:
             await self._set_state(State.TRAINING)
 
-    async def _open(self, schema: Schema, shared: Schema) -> None:
-        """Once the tensors are known; of a trainer that is started again they are the same."""
-        config, seed = self._config, self._config.federation.seed
-        start = await asyncio.to_thread(initial_vector, schema, seed, config.lora.orthonormal)
-        self._exchange.open(shared, Meter(schema, shared, start, seed))
-        if config.training.record_vectors:
-            exchanged = {spec.name for spec in shared.tensors}
-            frozen = {name: view for name, view in schema.views(start).items() if name not in exchanged}
-            self._recorder = Recorder(config.state_dir / "recording", shared, frozen)
-            self._exchange.recorded = True
-
-    async def _answer(self, round_: int) -> None:
-        """Gives the trainer its contributions, when lockstep has them all."""
-        exchange = self._exchange
-        mix = await exchange.plan(round_, last=round_ >= self._config.training.rounds)
-        items = [_message(c) for c in (mix.plan.contributions if mix else ())]
-        publish = exchange.outbox.next_slot
-        slot = mix.slot if mix else publish
-        self._tell(
-            messages.Contributions(round=round_, items=items, mix=slot, publish=publish, interrupted=mix is None)
-        )
-
-    async def _offer(self, round_: int) -> None:
-        """Gives a trainer that goes on after an absence what to go on from, if it was a long one."""
-        item = await self._exchange.offer(round_, self._history.last_mixed(round_))
-        if item:
-            peer = self._exchange.name(item.peer)
-            log.info("was away for long: adopts a neighbour's snapshot", round=round_, peer=peer, snapshot=item.round)
-        self._tell(messages.Offer(item=_message(item) if item else None))
-
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        """A failed answer ends training: the trainer waits for it. So does a measurement that can't be written down."""
-        if not task.cancelled() and (error := task.exception()):
-            self._problem = error
-            if self._trainer:
-                self._trainer.kill()
-
-    def _mixed(self, message: messages.Mixed) -> None:
-        round_, mix = message.round, self._exchange.mixed(message.weights)
-        if self._recorder:
-            self._recorder.add(round_, mix.published.vector, self._exchange.arena.own(mix.slot))
-        self.progress.round = round_
-        with self.troubles.of("history", heals=False):  # there may be none
-            self._history.add_edges(round_, [EdgeRecord(c.peer, c.round, c.weight) for c in mix.plan.contributions])
-        if mix.measured:
-            self._measuring = asyncio.create_task(self._measure(mix))
-            self._measuring.add_done_callback(self._answered)
-        else:
-            self._exchange.release(mix)
-
-    async def _measure(self, mix: Mix) -> None:
-        round_ = mix.plan.round
-        figures = await self._exchange.measure(mix)
-        with self.troubles.of("history", heals=False):
-            self._history.add_errors(round_, {f.contribution.peer: f.error for f in figures})
-            if estimates := self._observatory.estimates():
-                before, after, nodes = estimates
-                self._history.add_federation(round_, nodes, before, after)
-
-    def _round_done(self, done: messages.RoundDone) -> None:
-        if done.round > self._furthest:  # what it has done again is no progress
-            self._crashes, self._furthest = 0, done.round
-        self.progress.step, self.progress.loss = done.step, done.loss
-        degree = self._exchange.degree
-        with self.troubles.of("history"):
-            self._history.add_round(done.round, done.step, done.seconds, done.loss, degree)
-        log.info("round", round=done.round, loss=done.loss, neighbours=degree, seconds=round(done.seconds, 3))
-
-    async def _seal(self, saved: messages.Saved) -> None:
-        store, problem = self.checkpoints, ""
-        staged = store.staging / f"checkpoint-{saved.step}"
-        with self.troubles.of("checkpoint"):
-            try:
-                if saved.problem:
-                    raise store.unwritten(staged, saved.step, saved.problem)
-                self.last_checkpoint = await asyncio.to_thread(
-                    store.seal, staged, saved.round, saved.step, self._shared_digest, self._fingerprint
-                )
-            except StateError as error:
-                problem = str(error)
-                raise
-            log.info("checkpoint", path=str(self.last_checkpoint.path), round=saved.round)
-            if "history" in self.troubles:  # after the last round nothing else would find that there is room again
-                with self.troubles.of("history"):
-                    self._history.touch()
-        self._tell(messages.Sealed(intact=not problem))
-        await self._sealed(problem)
-
-    async def _sealed(self, problem: str) -> None:
-        self._seals += 1
-        self._seal_problem = problem
-        await self._announce()
+    def _fail(self, error: BaseException) -> None:
+        """Training can't go on, whatever the trainer does."""
+        self._problem = error
+        if self._trainer:
+            self._trainer.kill()
 
     def _tell(self, message: messages.ToTrainer) -> None:
         if self._trainer:
@@ -447,20 +296,4 @@ class Supervisor:
             state = State.STOPPING
         self.progress.state, self.progress.message = state, message
         self._observatory.stand(still=state is not State.TRAINING)
-        await self._announce()
-
-    async def _announce(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _until(self, condition: Callable[[], bool], verb: str) -> None:
-        """Waits for a condition that the trainer brings about. Raises Refused when it no longer can."""
-        hopeless = (State.FINISHED, State.STOPPING)
-        async with self._changed:
-            await self._changed.wait_for(lambda: condition() or self.progress.state in hopeless)
-        if not condition():
-            raise Refused(f"can't {verb}: the node is {self.progress.state}")
-
-
-def _message(c: Contribution) -> messages.Contribution:
-    return messages.Contribution(place=c.place, slot=c.slot, weight=c.weight, radius=c.radius)
+        await self.progress.announce()

@@ -12,6 +12,7 @@ from conlora.v1 import admin_pb2 as pb
 from conlora.v1 import admin_pb2_grpc
 
 QUICK_SECONDS = 5.0  # answered from memory
+LONG_SECONDS = 60.0  # a history of tens of thousands of rounds, read from the disk of a machine that is busy
 SLOW_SECONDS = 120.0  # waits for a step and a checkpoint
 # A long history is larger than the 4 MB that gRPC takes by default; the socket's other end is one's own node.
 OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 256 * 1024 * 1024)]
@@ -41,7 +42,7 @@ class AdminClient:
 
     def history(self, after_round: int = 0) -> list[RoundRecord]:
         """Figures of all rounds after the given one."""
-        reply = self._call(self._stub.History, pb.HistoryRequest(after_round=after_round), QUICK_SECONDS)
+        reply = self._call(self._stub.History, pb.HistoryRequest(after_round=after_round), LONG_SECONDS)
         return [from_message(record, RoundRecord) for record in reply.rounds]
 
     def pause(self) -> int:

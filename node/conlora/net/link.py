@@ -1,14 +1,10 @@
-"""One link: the conversation of two nodes over one bidirectional stream, the same whoever dialled.
-
-`asyncio.wait_for` has no place here: before Python 3.12 it loses a cancellation that comes together with what it waits for, and
-where frames keep coming a link would never end.
-"""
+"""One link: Hello, then snapshots both ways until it ends, over one bidirectional stream; the same whoever dialled."""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import structlog
 
@@ -16,14 +12,14 @@ from conlora.core.budget import Budget
 from conlora.core.conduct import Conduct
 from conlora.core.encoding import Encoding
 from conlora.core.federation import FederationSettings
-from conlora.errors import Overdue, PeerError, ProtocolError, Quarantined, SettingsMismatch
+from conlora.errors import Overdue, ProtocolError, Quarantined, SettingsMismatch
 from conlora.net import wire
+from conlora.net.conversation import Conversation, LinkClosed, Stream
 from conlora.net.identity import Peer
 from conlora.net.mailbox import Mailbox
 from conlora.net.reception import Counts, Receiver, Reception
 from conlora.net.transfers import Outgoing, Sender
 from conlora.net.wire import Chunk, Frame, Goodbye, SnapshotTaken
-from conlora.v1 import peer_pb2
 
 log = structlog.get_logger()
 
@@ -31,28 +27,8 @@ log = structlog.get_logger()
 BREAKING_OFF = (Goodbye.REASON_DUPLICATE, Goodbye.REASON_QUARANTINED, Goodbye.REASON_LEFT)
 
 
-class Stream(Protocol):
-    """Either end of a gRPC stream of frames."""
-
-    async def read(self) -> Frame | memoryview | None:
-        """The next frame, or what a chunk holds; None once the other side has ended the stream."""
-        ...
-
-    async def write(self, message: Frame | bytes) -> None:
-        """Sends a frame, perhaps serialized already; returns when the transport has taken it."""
-        ...
-
-
-class LinkClosed(PeerError):
-    """The link ended in an orderly way; `reason` says why."""
-
-    def __init__(self, reason: "Goodbye.Reason", detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
 class Link:
-    """A conversation with `peer`. `shake_hands`, then `run` until it raises the PeerError that ended it."""
+    """A link with `peer`. `shake_hands`, then `run` until it raises the PeerError that ended it."""
 
     def __init__(
         self, peer: Peer, stream: Stream, *, dialled: bool, depth: int, conduct: Conduct | None = None
@@ -66,7 +42,7 @@ class Link:
         self.instance = b""
         self.counts = Counts()
         self.conduct = conduct or Conduct()
-        self._stream = stream
+        self._talk = Conversation(peer.name, stream)
         self._mailbox = Mailbox(depth)
         self._discarded = asyncio.Event()
         self._sender: Sender | None = None
@@ -80,14 +56,7 @@ class Link:
         where the other side does not speak the protocol, Overdue where it says nothing, LinkClosed where it parts.
         """
         with self._judging():
-            try:
-                async with asyncio.timeout(wire.HANDSHAKE_SECONDS):
-                    await self._stream.write(wire.hello(name, instance, settings, probe))
-                    theirs = await self._next_hello()
-            except TimeoutError:
-                raise Overdue(
-                    "handshake", f"{self.peer.name} did not say Hello within {wire.HANDSHAKE_SECONDS:.0f} s"
-                ) from None
+            theirs = await self._talk.greet(wire.hello(name, instance, settings, probe))
         if problems := wire.differences(settings, theirs):
             raise SettingsMismatch(f"{self.peer.name} does not fit: {'; '.join(problems)}")
         self.instance, self._understood = theirs.instance, list(theirs.encodings)
@@ -105,7 +74,7 @@ class Link:
 
     def change(self, peer: Peer, receiver: Receiver) -> None:
         """The peer's card has changed, or what it is to be sent snapshots in."""
-        self.peer = peer
+        self.peer, self._talk.name = peer, peer.name
         if self._sender:
             self._sender.use(self._encoding(receiver))
 
@@ -159,10 +128,14 @@ class Link:
             raise LinkClosed(Goodbye.REASON_DUPLICATE, f"{self.peer.name} has another link")
         error = ours if isinstance(ours, LinkClosed) or isinstance(theirs, asyncio.CancelledError) else theirs
         if isinstance(error, ProtocolError):
-            await self.part(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
+            await self._talk.part(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
         elif isinstance(error, Quarantined):
-            await self.part(wire.goodbye(Goodbye.REASON_QUARANTINED, f"{wire.QUARANTINED}: {error}"))
+            await self._talk.part(wire.goodbye(Goodbye.REASON_QUARANTINED, f"{wire.QUARANTINED}: {error}"))
         raise error
+
+    async def part(self, goodbye: Frame) -> None:
+        """See `Conversation.part`."""
+        await self._talk.part(goodbye)
 
     @contextlib.contextmanager
     def _judging(self) -> Iterator[None]:
@@ -177,28 +150,9 @@ class Link:
             self.conduct.fail(error.reason)
             raise
 
-    async def part(self, goodbye: Frame) -> None:
-        """Says good-bye, and waits a moment for the other side to end the stream: ending it here could overtake the frame."""
-        await self._say(goodbye)
-        try:
-            async with asyncio.timeout(wire.GOODBYE_SECONDS):
-                while (frame := await self._stream.read()) is not None:
-                    if isinstance(frame, Frame) and frame.HasField("goodbye"):
-                        return
-        except (TimeoutError, PeerError):
-            return
-
     async def _judged(self, talk: Callable[[Receiver], Awaitable[NoReturn]], receiver: Receiver) -> NoReturn:
         with self._judging():
             await talk(receiver)
-
-    async def _say(self, goodbye: Frame) -> None:
-        """Sends a last frame, if the transport still takes it within a moment."""
-        try:
-            async with asyncio.timeout(wire.GOODBYE_SECONDS):
-                await self._write(goodbye)
-        except (TimeoutError, PeerError):
-            return  # it was a courtesy: the other side finds the end of the stream instead
 
     def _encoding(self, receiver: Receiver) -> Encoding | None:
         """What this node wants, if the other side understands it. fp32 is understood by all."""
@@ -215,13 +169,13 @@ class Link:
                     if nbytes is None:
                         continue
                 case Frame() as frame if frame.HasField("goodbye"):
-                    await self._say(frame)
+                    await self._talk.say_last(frame)
                     raise LinkClosed(frame.goodbye.reason, frame.goodbye.detail or "this node closed the link")
                 case Frame() as answer:
-                    await self._write(answer)
+                    await self._talk.say(answer)
                     continue
                 case None:
-                    await self._write(wire.heartbeat())
+                    await self._talk.say(wire.heartbeat())
             for sketch in receiver.sketches_for(self.peer, nbytes):
                 for part in sketch.parts():
                     await self._send_part(part)
@@ -244,12 +198,12 @@ class Link:
     async def _send_part(self, part: Frame | Chunk) -> None:
         """A frame, or a chunk, of something longer. Answers don't wait for its end: the other side waits for them."""
         while self._mailbox.answering:
-            await self._write(self._mailbox.next_answer())
+            await self._talk.say(self._mailbox.next_answer())
         if isinstance(part, Chunk):
-            await self._write(part.message)
+            await self._talk.say(part.message)
             self.counts.bytes_sent += len(part.data)
         else:
-            await self._write(part)
+            await self._talk.say(part)
 
     def _let_go(self) -> None:
         snapshot, self._sending = self._sending, None
@@ -264,7 +218,7 @@ class Link:
                 self.conduct.fail("throttled")
                 await asyncio.sleep(wire.FRAMES_AT_ONCE / wire.FRAMES_PER_SECOND / 2)
                 continue
-            frame = await self._next_frame(reception)
+            frame = await self._talk.hear(reception)
             if self._discarded.is_set():
                 continue  # another link has taken the edge over
             if isinstance(frame, memoryview):
@@ -294,38 +248,3 @@ class Link:
         if answer.outcome == SnapshotTaken.OUTCOME_REJECTED:
             log.warning("this node's snapshot was rejected", peer=self.peer.name, reason=wire.printable(answer.detail))
         self._mailbox.delivered()
-
-    async def _next_hello(self) -> peer_pb2.Hello:
-        frame = await self._next_frame()
-        if isinstance(frame, memoryview) or frame.WhichOneof("kind") != "hello":
-            kind = "chunk" if isinstance(frame, memoryview) else frame.WhichOneof("kind") or "an empty frame"
-            raise ProtocolError("no-hello", f"{self.peer.name} sent {kind} before Hello")
-        return frame.hello
-
-    async def _next_frame(self, reception: Reception | None = None) -> Frame | memoryview:
-        """The next frame that is no farewell. Raises LinkClosed or another PeerError where there is none.
-
-        reception: whose patience may be shorter than that with a silent peer.
-        """
-        try:
-            async with asyncio.timeout(reception.patience if reception else wire.SILENCE_SECONDS):
-                frame = await self._stream.read()
-        except TimeoutError:
-            if reception:
-                reception.check_pace()
-            raise PeerError(f"nothing heard from {self.peer.name} for {wire.SILENCE_SECONDS:.0f} s") from None
-        if frame is None:
-            raise PeerError(f"{self.peer.name} ended the link without a word")
-        if isinstance(frame, Frame) and frame.HasField("goodbye"):
-            parting, detail = frame.goodbye, wire.printable(frame.goodbye.detail)
-            if parting.reason == Goodbye.REASON_LEFT:
-                raise LinkClosed(parting.reason, f"{self.peer.name} {wire.HAS_LEFT}")
-            raise LinkClosed(parting.reason, f"{self.peer.name} said good-bye{': ' + detail if detail else ''}")
-        return frame
-
-    async def _write(self, message: Frame | bytes) -> None:
-        try:
-            async with asyncio.timeout(wire.STALL_SECONDS):
-                await self._stream.write(message)
-        except TimeoutError:
-            raise Overdue("stalled", f"{self.peer.name} took nothing for {wire.STALL_SECONDS:.0f} s") from None

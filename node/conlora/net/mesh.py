@@ -1,25 +1,25 @@
-"""All links of a node: dials peers, admits peers that dial, keeps one link per edge, redials with backoff."""
+"""All links of a node: admits peers that dial, has the others dialled, keeps one link per edge, and ends them in good order."""
 
 import asyncio
 import os
-import random
-import time
 from collections.abc import Callable, Collection, MutableMapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
 import structlog
 
-from conlora.core.conduct import Conduct, Quarantine
+from conlora.core.conduct import Quarantine
 from conlora.core.federation import FederationSettings
 from conlora.errors import CertificateRejected, PeerError, Refused, SettingsMismatch
 from conlora.net import wire
+from conlora.net.conversation import LinkClosed
 from conlora.net.credentials import accepting_credentials, caller
+from conlora.net.dialling import Dialler
+from conlora.net.edge import PeerState
 from conlora.net.identity import Identity, Peer
 from conlora.net.introductions import Introductions
-from conlora.net.link import Link, LinkClosed
-from conlora.net.reception import Counts, Receiver
+from conlora.net.link import Link
+from conlora.net.reception import Receiver
 from conlora.net.streams import (
     AcceptedStream,
     FrameStream,
@@ -29,16 +29,10 @@ from conlora.net.streams import (
     open_port,
 )
 from conlora.net.transfers import Outgoing
-from conlora.net.warden import Turnstile, Warden
+from conlora.net.warden import Warden
 from conlora.net.wire import Goodbye
 
 log = structlog.get_logger()
-
-FIRST_RETRY_SECONDS = 0.25
-LONGEST_RETRY_SECONDS = 30.0
-# A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's, and who has left dials when
-# it comes back: ask rarely.
-REFUSED_RETRY_SECONDS = 300.0
 
 
 class Node(Receiver, Protocol):
@@ -51,34 +45,6 @@ class Node(Receiver, Protocol):
     def link_down(self, peer: Peer) -> None:
         """The edge is dead."""
         ...
-
-
-@dataclass(slots=True)
-class PeerState:
-    """One configured peer, as operators see it."""
-
-    peer: Peer
-    link: Link | None = None
-    refused: bool = False
-    left: bool = False  # it has said so
-    last_error: str = ""
-    retry_at: float = 0.0  # monotonic; 0: not waiting
-    kept: bytes = b""  # see `introductions.Acquaintance`
-    past: Counts = field(default_factory=Counts)  # of links that have ended
-    conduct: Conduct = field(default_factory=Conduct)
-    turnstile: Turnstile = field(default_factory=Turnstile)
-
-    @property
-    def counts(self) -> Counts:
-        """Over all links of this edge, the present one included."""
-        return self.past + self.link.counts if self.link else self.past
-
-    @property
-    def word(self) -> str:
-        """up, quarantined, refused, left or down."""
-        if self.conduct.quarantine:
-            return "quarantined"
-        return "up" if self.link else "refused" if self.refused else "left" if self.left else "down"
 
 
 class Mesh:
@@ -110,7 +76,7 @@ class Mesh:
         self._ready = asyncio.Event()
         self._links_changed = asyncio.Condition()
         self._service: grpc.aio.Server | None = None
-        self._dialling: dict[str, asyncio.Task[None]] = {}
+        self._dialler = Dialler(self._dial, lambda: self._parting, self._until)
         self._closing = False
         self._away = False
 
@@ -167,18 +133,9 @@ class Mesh:
         self._dial_all()
 
     def _dial_all(self) -> None:
-        """Keeps every edge dialled whose peer has an address, beginning now where there is no link."""
-        if self._settings is None or self._parting:
-            return
-        for node_id, state in self.states.items():
-            task = self._dialling.get(node_id)
-            if task and not task.done() and state.link:
-                continue  # it watches over the link, or is the link; what has changed counts for the next one
-            if task:
-                task.cancel()
-            if state.peer.address:
-                self._dialling[node_id] = task = asyncio.create_task(self._keep_dialled(state))
-                task.add_done_callback(_tell_if_failed)
+        """Keeps every edge dialled, once there is something to say, unless the node leaves."""
+        if self._settings is not None and not self._parting:
+            self._dialler.keep(self.states.values())
 
     def publish(self, snapshot: Outgoing) -> None:
         """Offers a snapshot to every live link."""
@@ -225,10 +182,7 @@ class Mesh:
                 await self._until(lambda: all(state.link is None for state in states))
         except TimeoutError:
             log.warning("a peer took no good-bye", seconds=wire.GOODBYE_SECONDS)
-        tasks = [task for state in states if (task := self._dialling.pop(state.peer.node_id, None))]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._dialler.end(states)
         for state in states:
             if link := state.link:  # which the other side had dialled
                 link.discard()
@@ -261,32 +215,11 @@ class Mesh:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "still loading the model")
         await self._converse(state, AcceptedStream(state.peer.name, context), dialled=False)
 
-    async def _keep_dialled(self, state: PeerState) -> None:
-        """Keeps a link to one peer alive for as long as it has an address and the node takes links."""
-        delay = FIRST_RETRY_SECONDS
-        while not self._parting:
-            await self._until(lambda: state.link is None and state.conduct.quarantine is None)
-            if self._parting or not state.peer.address:
-                return
-            started = time.monotonic()
-            await self._dial(state)
-            if time.monotonic() - started > LONGEST_RETRY_SECONDS:
-                delay = FIRST_RETRY_SECONDS  # it was a real link: the next attempt is a first one again
-            pause = (REFUSED_RETRY_SECONDS if state.refused or state.left else delay) * random.uniform(0.5, 1.5)
-            state.retry_at = time.monotonic() + pause
-            try:
-                async with asyncio.timeout(pause):
-                    await self._until(lambda: state.link is not None)
-            except TimeoutError:
-                delay = min(delay * 2, LONGEST_RETRY_SECONDS)
-            finally:
-                state.retry_at = 0.0
-
     async def _dial(self, state: PeerState) -> None:
         try:
             self.introductions.check_own()
         except PeerError as error:
-            self._note(state, str(error), refused=True)
+            state.note(str(error), refused=True)
             return
         async with dialled_stream(self.introductions.identity, state.peer) as stream:
             await self._converse(state, stream, dialled=True)
@@ -306,31 +239,28 @@ class Mesh:
                 link.discard()
                 await self._dismiss(state, link)
         except SettingsMismatch as error:
-            self._note(state, str(error), refused=True)
+            state.note(str(error), refused=True)
             await link.part(wire.goodbye(Goodbye.REASON_MISMATCH))
         except LinkClosed as error:
             if error.reason == Goodbye.REASON_LEFT:
-                self._note_left(state, str(error))
+                if not self._away:  # where both have left: it will say so again
+                    state.note_left(str(error))
             elif error.reason != Goodbye.REASON_DUPLICATE:
-                self._note(state, str(error), refused=error.reason == Goodbye.REASON_MISMATCH)
+                state.note(str(error), refused=error.reason == Goodbye.REASON_MISMATCH)
         except WrongCertificate as error:
-            self._note(state, *await self.introductions.look(state, error))
+            state.note(*await self.introductions.look(state, error))
         except PeerError as error:
-            self._note(state, str(error), refused=False)
+            state.note(str(error), refused=False)
         except asyncio.CancelledError:
             if not dialled and not self._parting:  # how gRPC tells that the dialler is gone
-                self._note(state, f"{state.peer.name} went away without a word", refused=False)
+                state.note(f"{state.peer.name} went away without a word", refused=False)
             raise
         finally:
             if state.conduct.quarantine and state.link:  # another one than this, which has ended
                 state.link.close(Goodbye.REASON_QUARANTINED, wire.QUARANTINED)
 
     async def _admit(self, state: PeerState, link: Link) -> None:
-        """Makes `link` the edge's link, unless there is a better one. Raises LinkClosed for the one that gives way.
-
-        When both sides dial at once, both keep the link that the node with the smaller id dialled. A link from a new
-        start of the peer's daemon always wins: the old one is a leftover.
-        """
+        """Makes `link` the edge's link, unless there is a better one. Raises LinkClosed for the one that gives way."""
         if state.conduct.quarantine:
             await link.part(wire.goodbye(Goodbye.REASON_QUARANTINED, wire.QUARANTINED))
             raise LinkClosed(Goodbye.REASON_QUARANTINED, wire.QUARANTINED)
@@ -340,12 +270,10 @@ class Mesh:
         if self._closing or self.states.get(state.peer.node_id) is not state:
             await link.part(wire.goodbye(Goodbye.REASON_LEAVING, wire.LEAVING))
             raise LinkClosed(Goodbye.REASON_LEAVING, wire.LEAVING)
-        current = state.link
-        preferred = (self.introductions.identity.node_id < state.peer.node_id) == link.dialled
-        if current is not None:
-            if current.instance == link.instance and current.dialled != link.dialled and not preferred:
-                await link.part(wire.goodbye(Goodbye.REASON_DUPLICATE))
-                raise LinkClosed(Goodbye.REASON_DUPLICATE, "the edge has a link already")
+        if state.keeps_its_link(link, self.introductions.identity.node_id):
+            await link.part(wire.goodbye(Goodbye.REASON_DUPLICATE))
+            raise LinkClosed(Goodbye.REASON_DUPLICATE, "the edge has a link already")
+        if current := state.link:
             current.close(Goodbye.REASON_DUPLICATE)
             state.past += current.counts
         state.link, state.refused, state.left, state.last_error = link, False, False, ""
@@ -365,22 +293,6 @@ class Mesh:
         self._node.link_down(state.peer)
         await self._announce()
 
-    def _note(self, state: PeerState, sentence: str, refused: bool) -> None:
-        if state.link is not None:
-            return  # it was about a second link: the edge lives
-        if state.left and not refused:
-            return  # that nobody answers is what it has said
-        if sentence != state.last_error:
-            log.warning("link refused" if refused else "no link", peer=state.peer.name, reason=sentence)
-        state.last_error, state.refused = sentence, refused
-
-    def _note_left(self, state: PeerState, sentence: str) -> None:
-        if state.link is not None or self._away:
-            return  # where both have left: it will say so again
-        if not state.left:
-            log.info("peer left", peer=state.peer.name)
-        state.last_error, state.refused, state.left = sentence, False, True
-
     async def _announce(self) -> None:
         async with self._links_changed:
             self._links_changed.notify_all()
@@ -388,9 +300,3 @@ class Mesh:
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._links_changed:
             await self._links_changed.wait_for(condition)
-
-
-def _tell_if_failed(task: asyncio.Task[None]) -> None:
-    """A dial loop ends by being cancelled only; anything else is a defect that must not pass in silence."""
-    if not task.cancelled() and (error := task.exception()):
-        log.error("this edge is no longer dialled, restart the node", reason=repr(error))

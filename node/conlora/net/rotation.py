@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from conlora.errors import ConfigError, Refused, StateError
+from conlora.files import replace_file, sync_directory
 from conlora.net.certificates import (
     HANDOVER_BYTES,
     MOST_HANDOVERS,
@@ -69,7 +70,7 @@ def rotate(directory: Path, overlap_seconds: float) -> Identity:
         (directory / NEXT_KEY_FILE).unlink(missing_ok=True)  # of one that was broken off before there was a certificate
         write_private(directory / NEXT_KEY_FILE, private_bytes(following))
         _give_to_owner(directory / NEXT_KEY_FILE, directory / KEY_FILE)
-        _replace(directory / NEXT_CERTIFICATE_FILE, certificate.public_bytes(serialization.Encoding.PEM))
+        replace_file(directory / NEXT_CERTIFICATE_FILE, certificate.public_bytes(serialization.Encoding.PEM))
         _give_to_owner(directory / NEXT_CERTIFICATE_FILE, directory / CERTIFICATE_FILE)
     except OSError as error:
         raise ConfigError(
@@ -92,7 +93,7 @@ def take_over(directory: Path) -> bool:
     if certificate.exists():
         certificate.replace(directory / CERTIFICATE_FILE)
     key.replace(directory / KEY_FILE)
-    _sync(directory)
+    sync_directory(directory)
     return True
 
 
@@ -106,7 +107,7 @@ class Announced:
         """Stores what the peer has announced. Raises StateError where that can't be written."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _replace(self._path(peer), b"".join(peer.successors))
+            replace_file(self._path(peer), b"".join(peer.successors))
         except OSError as error:
             raise StateError(
                 f"{self._path(peer)}: the new certificate of {peer.name} can't be written ({error}); make room"
@@ -137,25 +138,6 @@ class Announced:
 
     def _path(self, peer: Peer) -> Path:
         return self._directory / f"{tls_name(peer.node_id)}.pem"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """The whole new content is there, or the old one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _give_to_owner(path: Path, model: Path) -> None:

@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 
 from conlora.errors import ConfigError, PeerError, ProtocolError
 from conlora.net import wire
+from conlora.net.conversation import LinkClosed
 from conlora.net.credentials import SERVICE_OPTIONS, dialling_credentials
 from conlora.net.identity import Identity, Peer
-from conlora.net.link import LinkClosed
 from conlora.net.wire import Frame, Goodbye
 from conlora.v1 import peer_pb2
 
@@ -53,7 +53,7 @@ class FrameStream:
         self._write = write
 
     async def read(self) -> Frame | memoryview | None:
-        """See `link.Stream`."""
+        """See `conversation.Stream`."""
         try:
             message = await self._read()
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
@@ -70,7 +70,7 @@ class FrameStream:
             raise ProtocolError("no-frame", f"{self._peer_name} sent bytes that are no frame") from None
 
     async def write(self, message: Frame | bytes) -> None:
-        """See `link.Stream`."""
+        """See `conversation.Stream`."""
         try:
             await self._write(message if isinstance(message, bytes) else message.SerializeToString())
         # The last is for a write after one that was cancelled under way.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from conlora.errors import StateError
-from conlora.store.disk import digest_and_sync, sync_directory, unwritable
+from conlora.files import sync_directory
+from conlora.store.disk import digest_and_sync, unwritable
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"round", "step", "schema", "base", "files", "digest"}

@@ -1,4 +1,4 @@
-"""What it takes for files to outlive a power cut, and what to say where a disk does not take them."""
+"""Digests of files that are on the disk, and what to say where a disk does not take them."""
 
 import errno
 import hashlib
@@ -28,12 +28,3 @@ def digest_and_sync(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     return digest
-
-
-def sync_directory(path: Path) -> None:
-    """What the directory names is on the disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

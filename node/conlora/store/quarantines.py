@@ -1,7 +1,6 @@
 """Which peers are quarantined: a file that outlives the daemon, so that a restart lifts nothing."""
 
 import json
-import os
 from collections import UserDict
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ import structlog
 
 from conlora.core.conduct import Quarantine
 from conlora.errors import StateError
+from conlora.files import replace_file
 
 log = structlog.get_logger()
 
@@ -41,12 +41,7 @@ class Quarantines(UserDict[str, Quarantine]):
 
     def _write(self) -> None:
         text = json.dumps({node_id: asdict(entry) for node_id, entry in self.data.items()}, indent=2)
-        new = self._path.with_suffix(".new")
         try:
-            with new.open("w") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
+            replace_file(self._path, f"{text}\n".encode())
         except OSError as error:
             log.error("a restart will not know who is quarantined now", file=str(self._path), reason=str(error))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import statistics
 from importlib import metadata
@@ -12,6 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from conlora.files import replace_file
 from conlora.testbed.metric import metric_of
 
 SUMMARY_FILE = "summary.json"
@@ -30,12 +30,7 @@ def write_summary(summary: dict[str, Any], output: Path) -> Path:
 
 def write_json(value: dict[str, Any], path: Path) -> Path:
     """Writes any JSON file likewise; durably, so that a power cut leaves it whole or not there."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(json_ready(value), file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    replace_file(path, json.dumps(json_ready(value), indent=1, allow_nan=False).encode())
     return path
 
 

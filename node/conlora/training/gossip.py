@@ -115,8 +115,10 @@ class Gossip:
         item = channel.expect(Offer).item
         if item is None:
             return
-        vector = self._arena.inbox(item.place, item.slot) if self._arena else adapted.adapter.read(adapted.shared)
-        adapted.adapter.write(adapted.shared, channel.ranks.broadcast(vector))
+        schema = adapted.shared
+        # The others make room only: a model that is sharded over the ranks is read by all of them or by none.
+        vector = self._arena.inbox(item.place, item.slot) if self._arena else np.empty(schema.size, np.float32)
+        adapted.adapter.write(schema, channel.ranks.broadcast(vector))
         channel.send(Adopted(round=self.rounds_mixed))
 
     def seconds_of_round(self) -> float:

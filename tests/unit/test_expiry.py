@@ -1,0 +1,125 @@
+"""Warnings of a certificate's end, and the daemon that takes the next one over when it is time."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tests.certificates import at, names, shifted
+
+from conlora.daemon.certificates import REMIND_SECONDS, Certificates
+from conlora.errors import (
+    ConfigError,
+)
+from conlora.net.certificates import (
+    expires,
+)
+from conlora.net.expiry import WARNING_SECONDS, warning
+from conlora.net.identity import Identity, Peer, create_identity, load_identity
+from conlora.net.introductions import Introductions
+from conlora.net.rotation import rotate
+
+DAY = 86400.0
+
+
+class Watched:
+    """What `Certificates` needs of a mesh."""
+
+    def __init__(self, identity: Identity, *peers: Peer) -> None:
+        self.introductions = Introductions(identity, lambda peer: None)
+        self.states = {peer.node_id: type("State", (), {"peer": peer, "kept": b""})() for peer in peers}
+
+    def show(self, identity: Identity) -> None:
+        self.introductions.identity = identity
+
+
+def watch(directory: Path, mesh: Watched) -> Certificates:
+    return Certificates(directory, mesh)  # type: ignore[arg-type]
+
+
+def test_a_month_before_the_end_there_is_a_warning_a_day(tmp_path: Path, mercy: Identity) -> None:
+    anna = create_identity(tmp_path / "anna")
+    end = expires(mercy.certificate)
+    old = shifted(anna, -1, 2000)  # half of what mercy's has left
+    watched = watch(tmp_path / "mercy", Watched(mercy, Peer("anna", anna.node_id, None, old.certificate)))
+    with capture_logs() as logs:
+        watched.look(expires(old.certificate) - WARNING_SECONDS - 1)
+    assert logs == []
+    with capture_logs() as logs:
+        watched.look(first := expires(old.certificate) - WARNING_SECONDS + 1)
+        watched.look(first + REMIND_SECONDS - 1)
+    assert len(logs) == 1
+    assert (logs[0]["log_level"], logs[0]["peer"]) == ("warning", "anna")
+    assert logs[0]["event"] == "a peer's certificate is near its end: its operator has to run `conlora cert rotate`"
+    assert re.fullmatch(r"expires on 20\d\d-\d\d-\d\d \d\d:\d\d UTC", logs[0]["ends"])
+    with capture_logs() as logs:
+        watched.look(first + REMIND_SECONDS)
+        watched.look(end + 1)
+    assert [(entry.get("peer"), entry["ends"].split(" on ")[0]) for entry in logs] == [
+        ("anna", "expires"),
+        (None, "has expired"),
+        ("anna", "has expired"),
+    ]
+    assert logs[1]["event"] == "this node's certificate is near its end: run `conlora cert rotate`"
+
+
+def test_a_certificate_that_was_replaced_needs_no_warning(tmp_path: Path, mercy: Identity) -> None:
+    short = shifted(mercy, -1, 5)
+    (tmp_path / "mercy" / "node.crt").write_bytes(short.certificate)
+    following = rotate(tmp_path / "mercy", 3 * DAY)
+    with capture_logs() as logs:
+        watch(tmp_path / "mercy", Watched(following)).look(time.time())
+    assert logs == []
+
+
+def test_the_daemon_takes_over_when_it_is_time(
+    tmp_path: Path, mercy: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = Watched(rotate(tmp_path / "mercy", DAY))
+    watched, now = watch(tmp_path / "mercy", mesh), time.time()
+    following = watched.identity.next
+    watched.look(now)
+    assert watched.identity.next is following
+    at(monkeypatch, now + DAY)
+    watched.look(now + DAY)
+    assert watched.identity == following == load_identity(tmp_path / "mercy")
+    assert names(tmp_path / "mercy") == {"node.key", "node.crt"}
+
+
+def test_a_directory_that_the_daemon_may_only_read_is_no_obstacle(
+    tmp_path: Path, mercy: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = Watched(rotate(tmp_path / "mercy", DAY))
+    watched, following = watch(tmp_path / "mercy", mesh), mesh.introductions.identity.next
+    at(monkeypatch, time.time() + DAY)
+
+    def read_only(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "replace", read_only)
+    with capture_logs() as logs:
+        watched.look(time.time())
+    assert watched.identity == following == load_identity(tmp_path / "mercy")
+    assert logs[0]["event"] == "the next certificate counts, but its files keep their names"
+    with capture_logs() as logs:
+        watched.look(time.time() + DAY)
+    assert logs == []
+
+
+def test_an_identity_that_was_exchanged_is_not_taken_up(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(mercy)
+    anna = create_identity(tmp_path / "anna")
+    with pytest.raises(
+        ConfigError, match="holds the identity of another node now; restart the daemon if that is right"
+    ):
+        watch(tmp_path / "anna", mesh).read()
+    assert mesh.introductions.identity is mercy
+    assert anna.node_id != mercy.node_id
+
+
+def test_words_for_an_end() -> None:
+    assert warning(None, 0.0) == ""
+    assert warning(WARNING_SECONDS, 0.0) == ""
+    assert warning(DAY, 0.0) == "expires on 1970-01-02 00:00 UTC"
+    assert warning(DAY, DAY) == "has expired on 1970-01-02 00:00 UTC"

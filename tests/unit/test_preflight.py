@@ -1,0 +1,51 @@
+"""What `conlora check` says of a disk, and how it ends."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from tests.daemons import free_port
+
+from conlora.cli.preflight import _check_disk, preflight
+from conlora.config import NodeConfig, load_config
+from conlora.errors import CheckFailed, StateError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> NodeConfig:
+    """Of a node whose model nobody has to load, and whose identity is missing."""
+    path = tmp_path / "conlora.yaml"
+    listen = f"127.0.0.1:{free_port()}"
+    path.write_text(
+        yaml.safe_dump({"name": "mercy", "listen": listen, "model": {"base": "a/b"}, "task": {"type": "guest"}})
+    )
+    return load_config(path)
+
+
+def test_failures_are_counted(config: NodeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckFailed, match=r"^1 of the checks failed; see above$"):
+        preflight(tmp_path / "conlora.yaml", seconds=1)
+    verdicts = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert verdicts == [["ok", "configuration"], ["fails", "identity"], ["ok", "model"], ["ok", "address"]]
+
+
+def test_a_disk_with_room(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5e9))
+    assert _check_disk(config, 1000) == "5.0 GB free, checkpoints need 104.9 MB"
+
+
+def test_a_disk_that_is_too_full(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5e6))
+    with pytest.raises(StateError, match=r"^state_dir: 5\.0 MB free where checkpoints need 104\.9 MB; make room$"):
+        _check_disk(config, 1000)
+
+
+def test_a_state_directory_of_somebody_else(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    sentence = f"state_dir: {config.state_dir} is not writable for this user; change its owner"
+    with pytest.raises(StateError, match=f"^{re.escape(sentence)}$"):
+        _check_disk(config, 1000)
