@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 from tests.managers import Manager
+from tests.meshes import until
 
 from conlora.daemon import notify
 from conlora.daemon.notify import Notifier
@@ -69,9 +70,7 @@ async def test_the_watchdog_is_fed_for_as_long_as_the_event_loop_turns(manager: 
     notifier = Notifier({"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000"})
     rounds = iter(range(1_000_000))
     watching = asyncio.create_task(notifier.watch(lambda: f"round {next(rounds)}"))
-    async with asyncio.timeout(10):
-        while manager.hear().count("WATCHDOG=1") < 5:
-            await asyncio.sleep(0.001)
+    await until(lambda: manager.hear().count("WATCHDOG=1") >= 5, "it is fed")
     assert "STATUS=round 3" in manager.told
     fed = len(manager.hear())
     time.sleep(0.2)  # noqa: ASYNC251  # the loop hangs
@@ -90,9 +89,7 @@ async def test_without_a_watchdog_there_is_a_status_alone(manager: Manager, monk
         return "training"
 
     watching = asyncio.create_task(notifier.watch(describe))
-    async with asyncio.timeout(10):
-        while looks < 5:
-            await asyncio.sleep(0.001)
+    await until(lambda: looks >= 5, "it looks again and again")
     watching.cancel()
     assert manager.hear() == ["STATUS=training"]
 
@@ -119,9 +116,7 @@ async def test_a_manager_that_does_not_read_holds_nobody_up_and_hears_that_the_n
     assert time.monotonic() - began < 5
     assert "READY=1" not in manager.hear()
     watching = asyncio.create_task(notifier.watch(lambda: "training"))
-    async with asyncio.timeout(10):
-        while "READY=1" not in manager.hear():
-            await asyncio.sleep(0.001)
+    await until(lambda: "READY=1" in manager.hear(), "it is told in the end")
     watching.cancel()
 
 

@@ -91,7 +91,7 @@ class Node:
             on_ready=self._mesh.begin,
             on_publish=self._mesh.publish,
         )
-        self._admin = AdminService(self, config.admin_path)
+        self._admin = AdminService(self, config.admin_path, config.admin_group)
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._trained = asyncio.Event()
