@@ -28,6 +28,8 @@ class Manager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
+        if not self.address.startswith("@"):
+            Path(self.address).unlink(missing_ok=True)
 
     def hear(self) -> list[str]:
         """All that was told so far."""

@@ -1,6 +1,6 @@
 """A stand-in for systemd where none runs: starts one instance of a unit the way that the unit asks for. Linux, as root.
 
-    python -m tests.service UNIT INSTANCE ROOT [--bind PLACE]... [COMMAND...]
+    python -m tests.service UNIT INSTANCE ROOT [--bind SOURCE:PLACE]... [COMMAND...]
 
 Becomes the command (default: ExecStart) as the unit's user, in a root of its own: ROOT's /etc, /opt, /run and /var, the rest of
 this machine's system read-only, and nothing of homes. A setting that is neither imposed here nor listed as left out is an error.
@@ -78,7 +78,7 @@ def bind(source: Path, target: Path, writable: bool = False) -> None:
     """Shows a file or directory at another place too."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
-    else:
+    elif not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
     mount(source, target, flags=MS_BIND | MS_REC)
@@ -86,7 +86,7 @@ def bind(source: Path, target: Path, writable: bool = False) -> None:
         mount("none", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID)
 
 
-def build_root(new: Path, root: Path, places: list[Path]) -> None:
+def build_root(new: Path, root: Path, shown: list[str]) -> None:
     """This machine's system, read-only, and `root`'s directories: ProtectSystem, ProtectHome, PrivateTmp, PrivateDevices, ..."""
     for directory in map(Path, SYSTEM):
         if directory.is_symlink():
@@ -104,8 +104,8 @@ def build_root(new: Path, root: Path, places: list[Path]) -> None:
         (new / name).mkdir(parents=True)
     for name in ("tmp", "var/tmp"):
         mount("tmpfs", new / name, "tmpfs", MS_NOSUID, "mode=1777")
-    for place in places:
-        bind(place, new / place.relative_to("/"))
+    for source, _, place in (each.partition(":") for each in shown):
+        bind(Path(source), new / place.removeprefix("/"))
     for name in DEVICES:
         bind(Path("/dev") / name, new / "dev" / name, writable=True)
     (new / "dev/shm").mkdir()
@@ -184,13 +184,13 @@ def main() -> None:
     parser.add_argument("unit", type=Path)
     parser.add_argument("instance")
     parser.add_argument("root", type=Path)
-    parser.add_argument("--bind", type=Path, action="append", default=[])
-    parser.add_argument("command", nargs="*")
+    parser.add_argument("--bind", action="append", default=[])
+    parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     root, unit = arguments.root, Unit(arguments.unit, arguments.instance)
-    names = [pwd.struct_passwd([*line.split(":")[:2], *map(int, line.split(":")[2:4]), *line.split(":")[4:]])
+    users = [pwd.struct_passwd([*line.split(":")[:2], *map(int, line.split(":")[2:4]), *line.split(":")[4:]])
              for line in (root / "etc/passwd").read_text().splitlines()]  # fmt: skip
-    user = next(each for each in names if each.pw_name == unit.one("User") == unit.one("Group"))
+    user = next(each for each in users if each.pw_name == unit.one("User") == unit.one("Group"))
     for key in (
         "ProtectSystem",
         "ProtectHome",
@@ -211,7 +211,7 @@ def main() -> None:
     build_root(new, root, arguments.bind)
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name,
-        "NOTIFY_SOCKET": "/run/systemd/notify", "WATCHDOG_USEC": str(int(unit.one("WatchdogSec")) * 1_000_000),
+        "NOTIFY_SOCKET": f"/run/systemd/{arguments.instance}.notify", "WATCHDOG_USEC": str(int(unit.one("WatchdogSec")) * 1_000_000),
         "WATCHDOG_PID": str(os.getpid()),
         **make_directories(unit, root, new, user),
         **load_credentials(unit, root, new, user),

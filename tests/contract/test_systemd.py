@@ -61,10 +61,7 @@ def test_the_unit_is_confined(installed: Path) -> None:
     assert 0 < exposure < MOST_EXPOSED
     table = json.loads(analyze(installed, "security", "--offline=true", "--no-pager", "--json=short").stdout)
     open_ = {row["json_field"] for row in table if row["set"] is False}
-    gpu = (installed / GPU[1:]).exists()
-    assert {"PrivateDevices", "MemoryDenyWriteExecute"} & open_ == (
-        {"PrivateDevices", "MemoryDenyWriteExecute"} if gpu else set()
-    )
+    assert ("PrivateDevices" in open_) == (installed / GPU[1:]).exists()
 
 
 @needs_systemd

@@ -230,6 +230,15 @@ async def test_a_group_that_there_is_not(node: FakeNode, path: Path) -> None:
     await service.close()
 
 
+def test_who_may_not_look_is_told_who_may(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)  # for root nothing is
+    with AdminClient(path) as client, pytest.raises(NodeUnreachable, match="or as a member of its admin_group"):
+        client.status()
+
+
 def test_no_socket_means_no_daemon(path: Path) -> None:
     with AdminClient(path) as client, pytest.raises(NodeUnreachable, match="start it with `conlora run`") as caught:
         client.status()

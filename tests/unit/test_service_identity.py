@@ -47,6 +47,17 @@ def test_credentials_of_other_kinds_are_none(tmp_path: Path, mercy: Identity, mo
     assert load_identity(tmp_path / "mercy") == mercy
 
 
+def test_who_may_not_look_is_told_who_may(tmp_path: Path, mercy: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)  # for root nothing is
+    with pytest.raises(
+        ConfigError, match=r"the identity can't be read \(Permission denied\); run this as the user whom"
+    ):
+        load_identity(tmp_path / "mercy")
+
+
 def test_elsewhere_a_key_is_still_private(tmp_path: Path, started) -> None:
     started()
     (tmp_path / "mercy" / "node.key").chmod(0o440)

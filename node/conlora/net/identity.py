@@ -172,7 +172,13 @@ def load_identity(directory: Path) -> Identity:
     key, certificate, next_key, next_certificate = map(
         place, (KEY_FILE, CERTIFICATE_FILE, NEXT_KEY_FILE, NEXT_CERTIFICATE_FILE)
     )
-    if not next_certificate.exists():
+    try:
+        rotating = next_certificate.exists()
+    except PermissionError as error:
+        raise ConfigError(
+            f"{directory}: the identity can't be read ({error.strerror}); run this as the user whom the directory belongs to"
+        ) from None
+    if not rotating:
         if next_key.exists() and _belong_together(next_key, certificate):
             key = next_key  # a takeover was broken off between its two files
         return _load_pair(key, certificate)
