@@ -209,9 +209,10 @@ def main() -> None:
     new.mkdir(exist_ok=True)
     mount("tmpfs", new, "tmpfs", MS_NOSUID, "mode=0755")
     build_root(new, root, arguments.bind)
+    seconds = int(unit.one("WatchdogSec"))
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name,
-        "NOTIFY_SOCKET": f"/run/systemd/{arguments.instance}.notify", "WATCHDOG_USEC": str(int(unit.one("WatchdogSec")) * 1_000_000),
+        "NOTIFY_SOCKET": f"/run/systemd/{arguments.instance}.notify", "WATCHDOG_USEC": str(seconds * 1_000_000),
         "WATCHDOG_PID": str(os.getpid()),
         **make_directories(unit, root, new, user),
         **load_credentials(unit, root, new, user),

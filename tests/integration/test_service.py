@@ -176,7 +176,8 @@ def test_a_mistake_ends_with_a_code_that_is_not_started_again(host: Host) -> Non
 def test_two_nodes_train_under_the_unit(host: Host, tiny_model: Path) -> None:
     """The trainer is confined too; a reload runs beside it; a stop ends with a checkpoint."""
     shutil.copytree(tiny_model, host.root / "srv" / "model", dirs_exist_ok=True)
-    (host.root / "srv" / "model").chmod(0o755)  # a test's directory is for its user only, and the copy too
+    for path in (host.root / "srv" / "model", *(host.root / "srv" / "model").iterdir()):
+        path.chmod(0o755)  # what a test, or safetensors, writes is for its user only, and so is the copy
     directories = {name: host.node(name) for name in ("mercy", "st-anna")}
     for name, other in (("mercy", "st-anna"), ("st-anna", "mercy")):
         basics = yaml.safe_load((directories[other] / "conlora.yaml").read_text())
