@@ -235,7 +235,10 @@ def test_who_may_not_look_is_told_who_may(path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "exists", forbidden)  # for root nothing is
-    with AdminClient(path) as client, pytest.raises(NodeUnreachable, match="or as a member of its admin_group"):
+    with (
+        AdminClient(path) as client,
+        pytest.raises(NodeUnreachable, match="ask as the node's user, or as a member of its admin_group"),
+    ):
         client.status()
 
 

@@ -94,8 +94,8 @@ class AdminClient:
             there = self._socket.exists()
         except PermissionError as error:
             raise NodeUnreachable(
-                f"the admin socket {self._socket} can't be reached ({error.strerror}); ask as the node's user, or as a member of its "
-                "admin_group"
+                f"the admin socket {self._socket} can't be reached ({error.strerror}); ask as the node's user, or as a member of "
+                "its admin_group"
             ) from None
         if not there:
             raise NodeUnreachable(
