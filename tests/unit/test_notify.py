@@ -78,6 +78,15 @@ async def test_the_watchdog_is_fed_for_as_long_as_the_event_loop_turns(manager: 
     watching.cancel()
 
 
+async def test_a_status_that_fails_does_not_end_a_node_that_is_alive(manager: Manager) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000"})
+    with capture_logs() as logs:
+        watching = asyncio.create_task(notifier.watch(lambda: str(1 / 0)))
+        await until(lambda: manager.hear().count("WATCHDOG=1") >= 3, "it is fed all the same")
+        watching.cancel()
+    assert logs[0]["event"] == "no status for the service manager"
+
+
 async def test_without_a_watchdog_there_is_a_status_alone(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify, "STATUS_SECONDS", 0.001)
     notifier = Notifier({"NOTIFY_SOCKET": manager.address})

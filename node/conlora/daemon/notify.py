@@ -70,7 +70,10 @@ class Notifier:
                 self.ready()
             if self.watchdog_seconds:
                 self._send("WATCHDOG=1")
-            self.status(describe())
+            try:
+                self.status(describe())
+            except Exception:
+                log.exception("no status for the service manager")  # a mistake of ours; the node is alive all the same
             await asyncio.sleep(min(beat or STATUS_SECONDS, STATUS_SECONDS))
 
     def _send(self, *lines: str) -> bool:
