@@ -1,6 +1,8 @@
 """The admin service and its client over a real Unix socket, with a node that only remembers what it was asked."""
 
 import asyncio
+import grp
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -209,6 +211,35 @@ async def test_a_directory_that_can_not_be_made(node: FakeNode, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="choose a path in a writable directory"):
         await AdminService(node, tmp_path / "file" / "admin.sock").start()
+
+
+@pytest.mark.parametrize("group", [None, "own"])
+async def test_who_may_open_the_socket(node: FakeNode, path: Path, group: str | None) -> None:
+    own = grp.getgrgid(os.getegid()).gr_name
+    service = AdminService(node, path, group and own)
+    await service.start()
+    assert path.stat().st_mode & 0o777 == (0o660 if group else 0o600)
+    assert path.stat().st_gid == os.getegid()
+    await service.close()
+
+
+async def test_a_group_that_there_is_not(node: FakeNode, path: Path) -> None:
+    service = AdminService(node, path, "no-such-group")
+    with pytest.raises(ConfigError, match="admin_group: the admin socket can't be given to 'no-such-group'"):
+        await service.start()
+    await service.close()
+
+
+def test_who_may_not_look_is_told_who_may(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)  # for root nothing is
+    with (
+        AdminClient(path) as client,
+        pytest.raises(NodeUnreachable, match="ask as the node's user, or as a member of its admin_group"),
+    ):
+        client.status()
 
 
 def test_no_socket_means_no_daemon(path: Path) -> None:

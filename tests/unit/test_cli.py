@@ -13,6 +13,7 @@ import structlog
 import yaml
 
 from conlora.cli import main as cli
+from conlora.config import load_basics
 from conlora.net.identity import create_identity, load_identity
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate")
@@ -107,6 +108,14 @@ def test_init_makes_a_node(mercy: Path) -> None:
     assert written["name"] == "mercy"
     assert written["advertise"] == "mercy.example:7443"
     load_identity(mercy / "identity")
+
+
+def test_init_for_the_service(conlora: Conlora, tmp_path: Path) -> None:
+    code, _, _ = conlora("init", "etc/mercy", "--name", "mercy", "--service")
+    assert code == 0
+    node = load_basics(tmp_path / "etc" / "mercy" / "conlora.yaml")
+    assert (node.state_dir, node.admin_path) == (Path("/var/lib/conlora/mercy"), Path("/run/conlora/mercy/admin.sock"))
+    assert node.admin_group == "conlora"
 
 
 def test_init_never_overwrites(conlora: Conlora, mercy: Path) -> None:

@@ -23,11 +23,15 @@ def init(
         str | None, typer.Option(help="host:port where partners can dial it; none: it only dials out.")
     ] = None,
     listen: Annotated[str, typer.Option(help="Address of the peer port.")] = "0.0.0.0:7443",
+    service: Annotated[
+        bool,
+        typer.Option("--service", help="For the systemd service: in /etc/conlora/NODE, with state in /var/lib."),
+    ] = False,
 ) -> None:
     """Make a node's directory: key, certificate, commented configuration."""
     from conlora.cli.template import write_node
 
-    identity = write_node(directory, name, listen, advertise)
+    identity = write_node(directory, name, listen, advertise, service)
     console.print(f"[bold]{directory}/conlora.yaml[/]   set model, task and data there")
     console.print(f"[bold]{directory}/identity/[/]      this node's key: back it up, show it to nobody")
     console.print(f"node id  {identity.node_id}", soft_wrap=True)

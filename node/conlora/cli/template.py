@@ -11,7 +11,7 @@ TEMPLATE = """\
 name: {name}
 listen: {listen}            # the peer port, mutual TLS only
 {advertise}
-
+{service}
 # Has to be the same on every node of the federation (peers compare it when they meet):
 model:
   base: PATH-OR-HUB-ID      # folder with config.json and weights, or a hub id
@@ -52,13 +52,26 @@ observing:
 """
 
 
-def write_node(directory: Path, name: str, listen: str, advertise: str | None) -> Identity:
-    """Makes a node's directory. Raises ConfigError where it holds a node already, or a value does not fit."""
+# What the unit in deploy/systemd makes for the instance of the directory's name.
+SERVICE = """\
+# for the service conlora@{instance}, which makes these directories:
+state_dir: /var/lib/conlora/{instance}
+admin_socket: /run/conlora/{instance}/admin.sock
+admin_group: conlora        # its members may use conlora status, pause, stop, ...
+"""
+
+
+def write_node(directory: Path, name: str, listen: str, advertise: str | None, service: bool = False) -> Identity:
+    """Makes a node's directory. service: for the systemd unit, whose instance has the directory's name.
+
+    Raises ConfigError where it holds a node already, or a value does not fit.
+    """
     path = directory / "conlora.yaml"
     if path.exists():
         raise ConfigError(f"{path}: exists already; choose another directory")
     line = f"advertise: {advertise}" if advertise else "# advertise: HOST:7443    # where partners can dial this node"
-    text = TEMPLATE.format(name=name, listen=listen, advertise=line)
+    places = SERVICE.format(instance=directory.resolve().name) if service else ""
+    text = TEMPLATE.format(name=name, listen=listen, advertise=line, service=places)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "peers").mkdir(exist_ok=True)

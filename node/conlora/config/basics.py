@@ -20,6 +20,9 @@ class NodeBasics(Section):
     listen: Address = Field("0.0.0.0:7443", description="the peer port")
     advertise: Address | None = Field(None, description="where peers can dial this node; none: it only dials out")
     admin_socket: FilePath | None = Field(None, description="default: admin.sock in state_dir")
+    admin_group: str | None = Field(
+        None, description="its members may use the admin socket; none: the node's user alone"
+    )
 
     @property
     def admin_path(self) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import structlog
 
-from conlora.errors import ConfigError, ConLoRAError
+from conlora.errors import ConfigError, ConLoRAError, Refused
 from conlora.net.certificates import expires
 from conlora.net.expiry import day, warning
-from conlora.net.identity import Identity, load_identity
+from conlora.net.identity import Identity, load_identity, loaded_credentials
 from conlora.net.mesh import Mesh
 from conlora.net.rotation import take_over
 
@@ -59,7 +59,14 @@ class Certificates:
                 )
 
     def read(self) -> None:
-        """Takes up what `conlora cert rotate` has put beside the identity, and tells peers. Raises ConfigError."""
+        """Takes up what `conlora cert rotate` has put beside the identity, and tells peers. Raises ConfigError, and Refused where
+        this service has a copy, which its manager makes at a start.
+        """
+        if loaded_credentials():
+            raise Refused(
+                "the service has a copy of the identity from its start: restart it before the next certificate takes over, and "
+                "its peers are told"
+            )
         identity = load_identity(self._directory)
         if identity.node_id != self.identity.node_id:
             raise ConfigError(

@@ -22,6 +22,7 @@ from conlora.daemon.changes import changes, check_encodings
 from conlora.daemon.departure import Departure
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import card_of, export
+from conlora.daemon.notify import Notifier
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.progress import State
 from conlora.daemon.records import round_records
@@ -65,6 +66,7 @@ class Node:
         """
         self._path = path
         self._config = config
+        self._manager = Notifier(os.environ)
         self._identity = load_identity(config.identity_dir)
         self._announced = Announced(config.state_dir)
         peers = self._read_peers(config)
@@ -91,7 +93,7 @@ class Node:
             on_ready=self._mesh.begin,
             on_publish=self._mesh.publish,
         )
-        self._admin = AdminService(self, config.admin_path)
+        self._admin = AdminService(self, config.admin_path, config.admin_group)
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._trained = asyncio.Event()
@@ -115,6 +117,7 @@ class Node:
             with self._metrics():
                 await self._serve()
         finally:
+            self._manager.stopping()
             await self._mesh.close()
             await self._admin.close()
         log.info("node down", round=self._supervisor.progress.round)
@@ -130,7 +133,11 @@ class Node:
         if self._mesh.states:
             await self._mesh.listen(self._config.listen)
         log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
-        watching = asyncio.create_task(self._certificates.watch())
+        self._manager.ready()  # it answers its operator and its peers; a model may load for minutes, or wait for a program
+        watching = [
+            asyncio.create_task(self._certificates.watch()),
+            asyncio.create_task(self._manager.watch(self._in_a_line)),
+        ]
         try:
             try:
                 await self._supervisor.run()
@@ -138,9 +145,18 @@ class Node:
                 self._trained.set()
             await self._stop.wait()
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
+
+    def _in_a_line(self) -> str:
+        status = self.status()
+        links = f"{sum(peer.link == 'up' for peer in status.peers)} of {len(status.peers)} links up"
+        return "; ".join(
+            filter(None, (f"{status.state}, round {status.round} of {status.rounds}, {links}", status.message))
+        )
 
     def _begin_stop(self) -> None:
+        self._manager.stopping()
         self._stop.set()
         self._supervisor.stop()
 
@@ -286,7 +302,8 @@ class Node:
         """See `net.admin.Operations`."""
         async with self._changing:
             try:
-                made = await self._reload()
+                with self._manager.reloading():
+                    made = await self._reload()
             except ConLoRAError as error:
                 log.error("not reloaded", reason=str(error))
                 raise

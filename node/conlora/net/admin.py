@@ -1,6 +1,7 @@
 """The admin service: what operators ask over the node's Unix socket, with health and reflection beside it."""
 
 import os
+import shutil
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -78,16 +79,17 @@ class Operations(Protocol):
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
-    """Serves Operations on a Unix socket that only the node's user may open."""
+    """Serves Operations on a Unix socket that only the node's user may open, and a group if it has one."""
 
-    def __init__(self, operations: Operations, path: Path) -> None:
+    def __init__(self, operations: Operations, path: Path, group: str | None = None) -> None:
         self._node = operations
         self._path = path
+        self._group = group
         self._service = grpc.aio.server()
         self._health = HealthServicer()
 
     async def start(self) -> None:
-        """Opens the socket. Raises ConfigError for a path that is too long or taken."""
+        """Opens the socket. Raises ConfigError for a path that is too long or taken, and a group that can't have it."""
         if len(os.fsencode(self._path)) > LONGEST_SOCKET_PATH:
             raise ConfigError(
                 f"admin_socket: {self._path} is longer than the {LONGEST_SOCKET_PATH} bytes that a Unix socket's path may have; "
@@ -109,9 +111,21 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             ) from error
         finally:
             os.umask(previous)
+        self._open_to_group()
         await self._service.start()
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    def _open_to_group(self) -> None:
+        if self._group is None:
+            return
+        try:
+            shutil.chown(self._path, group=self._group)
+            self._path.chmod(0o660)
+        except (LookupError, OSError) as error:
+            raise ConfigError(
+                f"admin_group: the admin socket can't be given to {self._group!r} ({error}); choose a group of the node's user"
+            ) from error
 
     def _clear_path(self) -> None:
         """Removes the socket that a killed daemon left, and nothing else."""

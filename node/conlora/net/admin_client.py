@@ -91,7 +91,14 @@ class AdminClient:
         self._call(self._stub.ReadIdentity, pb.ReadIdentityRequest(), QUICK_SECONDS)
 
     def _call(self, method: Any, request: Any, seconds: float | None) -> Any:
-        if not self._socket.exists():
+        try:
+            there = self._socket.exists()
+        except PermissionError as error:
+            raise NodeUnreachable(
+                f"the admin socket {self._socket} can't be reached ({error.strerror}); ask as the node's user, or as a member of "
+                "its admin_group"
+            ) from None
+        if not there:
             raise NodeUnreachable(
                 f"no daemon runs for this configuration ({self._socket} is not there); start it with `conlora run`"
             )

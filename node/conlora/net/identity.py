@@ -25,6 +25,7 @@ from conlora.net.certificates import (
 )
 
 KEY_FILE, CERTIFICATE_FILE = "node.key", "node.crt"
+CREDENTIAL = "identity_"  # what systemd puts before the names of the files in `LoadCredential=identity:DIRECTORY`
 NEXT_KEY_FILE, NEXT_CERTIFICATE_FILE = "next.key", "next.crt"  # while a rotation is under way; see net/rotation.py
 
 
@@ -152,20 +153,37 @@ def write_private(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def loaded_credentials() -> Path | None:
+    """Where a service's manager has put its copy of the identity, if it has: what lies there counts (docs/decisions/0021)."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(directory) if directory and (Path(directory) / (CREDENTIAL + KEY_FILE)).exists() else None
+
+
 def load_identity(directory: Path) -> Identity:
     """Reads this node's identity as of now, with what a rotation has put beside it.
 
     Raises ConfigError where it is missing, unreadable by us, readable by others, or torn.
     """
-    key = directory / KEY_FILE
-    if not (directory / NEXT_CERTIFICATE_FILE).exists():
-        if (directory / NEXT_KEY_FILE).exists() and _belong_together(
-            directory / NEXT_KEY_FILE, directory / CERTIFICATE_FILE
-        ):
-            key = directory / NEXT_KEY_FILE  # a takeover was broken off between its two files
-        return _load_pair(key, directory / CERTIFICATE_FILE)
-    identity = _load_pair(key, directory / CERTIFICATE_FILE)
-    following = _load_pair(directory / NEXT_KEY_FILE, directory / NEXT_CERTIFICATE_FILE)
+    copies = loaded_credentials()
+
+    def place(name: str) -> Path:
+        return copies / (CREDENTIAL + name) if copies else directory / name
+
+    key, certificate, next_key, next_certificate = map(
+        place, (KEY_FILE, CERTIFICATE_FILE, NEXT_KEY_FILE, NEXT_CERTIFICATE_FILE)
+    )
+    try:
+        rotating = next_certificate.exists()
+    except PermissionError as error:
+        raise ConfigError(
+            f"{directory}: the identity can't be read ({error.strerror}); run this as the user whom the directory belongs to"
+        ) from None
+    if not rotating:
+        if next_key.exists() and _belong_together(next_key, certificate):
+            key = next_key  # a takeover was broken off between its two files
+        return _load_pair(key, certificate)
+    identity = _load_pair(key, certificate)
+    following = _load_pair(next_key, next_certificate)
     if following.node_id != identity.node_id:
         raise ConfigError(
             f"{directory}: {NEXT_CERTIFICATE_FILE} is that of another node; remove {NEXT_KEY_FILE} and {NEXT_CERTIFICATE_FILE}"
@@ -185,7 +203,9 @@ def _load_pair(key_path: Path, certificate_path: Path) -> Identity:
         raise ConfigError(f"{directory}: no readable identity ({error}); `conlora init DIR` makes one") from error
     except ValueError as error:
         raise ConfigError(f"{directory}: the identity is damaged ({error}); restore it from a backup") from error
-    if mode:
+    if (
+        mode and directory != loaded_credentials()
+    ):  # there the manager sees to it, in an access list that looks like a group's
         raise ConfigError(f"{key_path}: other users may read this private key; run chmod 600 {key_path}")
     if key.public_key() != certificate.public_key():
         raise ConfigError(

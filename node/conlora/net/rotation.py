@@ -37,6 +37,7 @@ from conlora.net.identity import (
     Peer,
     load_identity,
     load_peers,
+    loaded_credentials,
     private_bytes,
     write_private,
 )
@@ -82,8 +83,11 @@ def rotate(directory: Path, overlap_seconds: float) -> Identity:
 def take_over(directory: Path) -> bool:
     """Puts the next key and certificate in place of the old ones if their time has come; returns whether it had.
 
-    Raises OSError where the directory can't be written; `load_identity` goes by the time all the same.
+    Raises OSError where the directory can't be written; `load_identity` goes by the time all the same. Does nothing where a
+    service has a copy only: the next rotation does it, whose operator may write there.
     """
+    if loaded_credentials():
+        return False
     key, certificate = directory / NEXT_KEY_FILE, directory / NEXT_CERTIFICATE_FILE
     if not key.exists():
         return False
