@@ -187,6 +187,7 @@ def test_control_and_crashes_of_a_nodes_own_ranks(daemons: Daemons) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("forks")
 def test_a_nodes_own_ranks_go_on_from_a_neighbours_snapshot_after_a_long_absence(daemons: Daemons) -> None:
     a, b = daemons.pair({**ENDLESS, "batch_size": 4})
@@ -203,6 +204,7 @@ def test_a_nodes_own_ranks_go_on_from_a_neighbours_snapshot_after_a_long_absence
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_model_that_is_sharded_adopts_a_neighbours_snapshot_too(daemons: Daemons, base: Path, start: Start) -> None:
     a, b = (guest(node, base) for node in daemons.pair({**ENDLESS, "checkpoint_every": 3}))
     a.config["mixing"] = {"rejoin": "adopt"}
