@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.families import WORDS, make_base
 from transformers import AutoModelForSequenceClassification
 
 import conlora
+from conlora.core.gossip import FAR_BEHIND
 from conlora.errors import ConfigError, NodeUnreachable
 from conlora.store.history import History
 
@@ -153,6 +155,43 @@ def test_a_program_that_dies_is_followed_by_another(
     assert a.exit_code() == 0
     assert round_ > paused.round
     assert programs[-1].wait(PATIENCE) == 0, "it was told that the run is over"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_program_whose_node_was_away_for_long_goes_on_from_a_neighbours_snapshot(
+    daemons: Daemons, rows: Path, programs: list["subprocess.Popen[bytes]"]
+) -> None:
+    """A node that was drained, under its program; and one that was stopped, which its next program brings back."""
+    a, b = guests(daemons, 1_000_000)
+    a.config["mixing"] = {"rejoin": "adopt"}
+    a.write()
+    a.admin.stop()
+    assert a.exit_code() == 0
+    a.start()
+    a.wait_for(lambda s: s.state == "waiting", "waits for a program")
+    program = start(programs, "own_loop.py", a, rows)
+    start(programs, "own_trainer.py", b, rows)
+    for node in (a, b):
+        node.wait_for(lambda s: s.peers[0].weight == 0.5, "they mix")
+
+    _, drained = a.admin.drain()
+    then = b.wait_for(lambda s: True, "up").round
+    b.wait_for(lambda s: s.round >= then + 2 * FAR_BEHIND, "b has gone far meanwhile")
+    assert a.admin.resume() == drained
+    a.wait_for(lambda s: s.peers[0].weight == 0.5 and s.round > drained, "back")
+    assert re.search(rf"was away for long.* peer=b round={drained} snapshot=\d+", a.log.read_text())
+    assert program.poll() is None, "the same program"
+
+    _, left = a.admin.leave()
+    assert (a.exit_code(), program.wait(PATIENCE)) == (0, 0), (a.directory / "program.log").read_text()
+    then = b.wait_for(lambda s: True, "up").round
+    b.wait_for(lambda s: s.round >= then + 2 * FAR_BEHIND, "b has gone far once more")
+    a.start()
+    a.wait_for(lambda s: s.state == "waiting", "waits for a program")
+    start(programs, "own_loop.py", a, rows)
+    a.wait_for(lambda s: s.peers[0].weight == 0.5 and s.round > left, "back once more")
+    assert re.search(rf"was away for long.* peer=b round={left} snapshot=\d+", a.log.read_text())
 
 
 def test_the_daemons_death_is_a_sentence(

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerProcess
@@ -16,6 +17,7 @@ from tests.daemons import PATIENCE, Daemon, Daemons, free_port, is_alive, wait_u
 from tests.families import WORDS, make_base
 from tests.ranked_loop import forked
 
+from conlora.core.gossip import FAR_BEHIND
 from conlora.store.history import History
 from conlora.store.recording import Recording
 
@@ -182,6 +184,55 @@ def test_control_and_crashes_of_a_nodes_own_ranks(daemons: Daemons) -> None:
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in path.iterdir()}
     assert node.exit_code() == 0
     assert not any(map(is_alive, ranks))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("forks")
+def test_a_nodes_own_ranks_go_on_from_a_neighbours_snapshot_after_a_long_absence(daemons: Daemons) -> None:
+    a, b = daemons.pair({**ENDLESS, "batch_size": 4})
+    a.config["mixing"], a.config["training"]["processes"] = {"rejoin": "adopt"}, 2
+    a.write()
+    for node in (a, b):
+        node.start()
+    a.wait_for(lambda s: s.peers[0].weight == 0.5, "they mix")
+    comes_back_far_behind(a, b, a.admin.drain, a.admin.resume)
+    assert len(ranks_of(a)) == 2
+    comes_back_far_behind(a, b, a.admin.leave, lambda: (a.exit_code(), a.start()))
+    assert len(ranks_of(a)) == 2
+    assert a.status().trainer_restarts == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_model_that_is_sharded_adopts_a_neighbours_snapshot_too(daemons: Daemons, base: Path, start: Start) -> None:
+    a, b = (guest(node, base) for node in daemons.pair({**ENDLESS, "checkpoint_every": 3}))
+    a.config["mixing"] = {"rejoin": "adopt"}
+    a.write()
+    for node in (a, b):
+        node.start()
+        node.wait_for(lambda s: s.state == "waiting", "waits for a program")
+    start(b, "alone", 1)
+    programs = start(a, "fsdp", 2)
+    a.wait_for(lambda s: s.peers[0].weight == 0.5, "they mix")
+    comes_back_far_behind(a, b, a.admin.drain, a.admin.resume)
+    a.admin.pause()
+    a.admin.stop()
+    assert ends(programs) == [0, 0], said(a, 0) + said(a, 1)
+    first, second = ((a.directory / "fsdp" / str(rank)).read_text().splitlines() for rank in (0, 1))
+    assert first == second, "bit for bit"
+
+
+def comes_back_far_behind(
+    node: Daemon, other: Daemon, go: Callable[[], tuple[Path | None, int]], come: Callable[[], object]
+) -> None:
+    """It goes on from what the other has published, and both mix."""
+    _, round_ = go()
+    then = other.wait_for(lambda s: True, "up").round
+    other.wait_for(lambda s: s.round >= then + 2 * FAR_BEHIND, "the other has gone far meanwhile")
+    come()
+    node.wait_for(lambda s: s.peers[0].weight == 0.5 and s.round > round_, "back")
+    assert re.search(rf"was away for long.* peer={other.name} round={round_} snapshot=\d+", node.log.read_text())
 
 
 @pytest.mark.usefixtures("forks")
