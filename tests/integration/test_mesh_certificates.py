@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.certificates import shifted, successor
+from tests.certificates import odd, shifted, successor
 from tests.meshes import SETTINGS, Member, linked, pair, snapshot, until
 
 from conlora.errors import StateError
@@ -16,7 +16,7 @@ from conlora.net import certificates
 from conlora.net.credentials import presented
 from conlora.net.identity import Identity, Peer
 from conlora.net.introductions import Introductions
-from conlora.net.mesh import Mesh
+from conlora.net.mesh import Mesh, PeerState
 from conlora.net.rotation import Announced
 
 Members = Callable[[str], Member]
@@ -118,6 +118,39 @@ async def test_a_next_key_that_the_known_one_does_not_vouch_for(member: Members)
         "(the key that is known does not vouch for that of the certificate)"
     )
     assert a.state(b).peer == known
+
+
+async def test_a_stranger_with_an_odd_certificate_does_not_end_dialling(member: Members) -> None:
+    a, b, c = member("a"), member("b"), member("c")
+    c.identity = replace(c.identity, certificate=odd(c.identity)["a name of a kind that nobody uses"])
+    c.address = b.address
+    await c.start()
+    with capture_logs() as logs:
+        await a.start(b.card())
+        await until(lambda: a.state(b).word == "refused", "refused")
+    assert "(the certificate is malformed (" in a.state(b).last_error
+    assert "defect" not in str(logs)
+    await c.close()
+    await b.start(a.card(dialled=False))
+    running(a).show(a.identity)  # dials at once
+    await until(lambda: linked(a, b), "a link")
+
+
+async def test_an_edge_outlives_a_defect(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = member("a"), member("b")
+    dial, failures = Mesh._dial, iter([RuntimeError("boom")])
+
+    async def dial_badly_at_first(mesh: Mesh, state: PeerState) -> None:
+        if failure := next(failures, None):
+            raise failure
+        await dial(mesh, state)
+
+    monkeypatch.setattr(Mesh, "_dial", dial_badly_at_first)
+    await b.start(a.card(dialled=False))
+    with capture_logs() as logs:
+        await a.start(b.card())
+        await until(lambda: linked(a, b), "a link")
+    assert "a link has failed by a defect; it is tried again" in [entry["event"] for entry in logs]
 
 
 # A rotation

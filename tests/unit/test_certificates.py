@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from tests.certificates import shifted, successor
+from tests.certificates import odd, pem_of, resigned, shifted, successor
 
+from conlora.core.conduct import Conduct
 from conlora.daemon.certificates import REMIND_SECONDS, Certificates
 from conlora.errors import (
     CardError,
@@ -37,12 +38,13 @@ from conlora.net.certificates import (
     expires,
     founder,
     handovers,
+    node_id_of,
     public_bytes,
     self_signed,
     tls_name,
 )
 from conlora.net.expiry import WARNING_SECONDS, warning
-from conlora.net.identity import Identity, Peer, create_identity, load_card, load_identity
+from conlora.net.identity import Identity, Peer, create_identity, load_card, load_identity, private_bytes
 from conlora.net.introductions import Introductions
 from conlora.net.mailbox import Mailbox
 from conlora.net.rotation import Announced, rotate, take_over
@@ -90,6 +92,10 @@ def test_whatever_is_changed_in_a_lineage_is_seen(position: int, change: int) ->
     forged[position] ^= change
     with pytest.raises(ValueError, match="lineage"):
         founder(bytes(forged), key)
+
+
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _third() -> tuple[bytes, bytes]:
@@ -192,6 +198,47 @@ def test_a_successor_is_signed_by_its_own_key(card: Peer, mercy: Identity) -> No
     assert refused(card, shifted(replace(second, key=mercy.key), -1, 5).certificate) == (
         "format: the certificate is malformed (it is not signed by its own key)"
     )
+
+
+KINDS = (
+    "a version that there is not",
+    "an extension twice",
+    "a name of a kind that nobody uses",
+    "names that are none",
+    "a key of no kind",
+    "no time",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_odd_certificate_is_refused_like_any_other(card: Peer, mercy: Identity, kind: str) -> None:
+    """Not all of what cryptography raises for them is a ValueError. Whoever answers at a peer's address can show one."""
+    assert refused(card, odd(mercy)[kind]).startswith("format: ")
+
+    class Other:
+        peer, kept, conduct = card, b"", Conduct()
+
+    with capture_logs() as logs:
+        assert Introductions(mercy, lambda peer: None).heard(Other(), Frame(next_certificate=odd(mercy)[kind])) is None
+    assert logs[-1]["event"] == "refused a certificate that a peer has announced"
+    assert Other.conduct.refused == {"certificate": 1}
+
+
+ANNA, BERTA = (Identity(private_bytes(key), pem_of(self_signed(key)), "") for key in (_new_key(), _new_key()))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(max_size=40), st.lists(st.tuples(st.integers(0, 299), st.integers(1, 255)), max_size=3), st.booleans())
+def test_nothing_that_a_stranger_shows_raises_anything_else(
+    junk: bytes, flips: list[tuple[int, int]], whole: bool
+) -> None:
+    tbs = bytearray(x509.load_pem_x509_certificate(ANNA.certificate).tbs_certificate_bytes)
+    for position, change in flips:
+        tbs[position] ^= change
+    peer = Peer("berta", node_id_of(x509.load_pem_x509_certificate(BERTA.certificate)), None, BERTA.certificate)
+    for shown in (resigned(ANNA, bytes(tbs) if whole else bytes(tbs)[:260] + junk), junk):
+        with pytest.raises(CertificateRejected):
+            peer.succeeded(shown, time.time())
 
 
 def test_a_key_that_is_no_p256(mercy: Identity) -> None:

@@ -6,9 +6,11 @@ so that a certificate alone says whose it is.
 """
 
 import base64
+import contextlib
 import datetime
 import functools
 import hashlib
+from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 from cryptography import x509
@@ -176,16 +178,39 @@ def check_validity(certificate: x509.Certificate, now: float) -> None:
         raise CertificateRejected("not-yet-valid", f"the certificate is not valid before {day(start.timestamp())}")
 
 
+@contextlib.contextmanager
+def of_a_stranger() -> Iterator[None]:
+    """`with of_a_stranger(): ...`: whatever a certificate can make cryptography raise is CertificateRejected, reason `format`.
+
+    What it raises has no base but Exception: ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, and x509's own
+    InvalidVersion, DuplicateExtension, ExtensionNotFound and UnsupportedGeneralNameType.
+    """
+    try:
+        yield
+    except CertificateRejected:
+        raise
+    except InvalidSignature:
+        raise CertificateRejected("format", "the certificate is malformed (it is not signed by its own key)") from None
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise CertificateRejected("format", f"the certificate is malformed ({why})") from None
+
+
+def load_certificate(pem: bytes) -> x509.Certificate:
+    """Raises CertificateRejected with reason `format`. What it holds is looked at later: go on in `of_a_stranger`."""
+    with of_a_stranger():
+        try:
+            return x509.load_pem_x509_certificate(pem)
+        except ValueError:
+            raise CertificateRejected("format", "no PEM certificate") from None
+
+
 def check_soundness(certificate: x509.Certificate, node_id: str) -> None:
     """Raises CertificateRejected where it is not what `self_signed` makes for this node."""
-    try:
+    with of_a_stranger():
         certificate.verify_directly_issued_by(certificate)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         found = node_id_of(certificate)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
-        raise CertificateRejected(
-            "format", f"the certificate is malformed ({str(error) or 'it is not signed by its own key'})"
-        ) from None
     if found != node_id:
         raise CertificateRejected("another-node", f"the certificate is that of node {found}")
     if names.get_values_for_type(x509.DNSName) != [tls_name(node_id)]:

@@ -19,7 +19,9 @@ from conlora.net.certificates import (
     check_validity,
     follows,
     lineage_of,
+    load_certificate,
     node_id_of,
+    of_a_stranger,
     self_signed,
     takes_over_at,
 )
@@ -102,20 +104,19 @@ class Peer:
 
         Raises CertificateRejected with reason `format`, `another-node`, `expired`, `not-yet-valid`, `replaced` or `not-vouched`.
         """
-        try:
-            new, newest = (x509.load_pem_x509_certificate(pem) for pem in (certificate, self.newest))
-        except ValueError:
-            raise CertificateRejected("format", "no PEM certificate") from None
-        check_soundness(new, self.node_id)
-        check_validity(new, now)
-        if new in (x509.load_pem_x509_certificate(pem) for pem in self.accepted(now)):
-            return self
-        if follows(newest, new):
-            raise CertificateRejected("replaced", "the certificate was replaced by a newer one")
-        if not follows(new, newest):
-            raise CertificateRejected("not-vouched", "the key that is known does not vouch for that of the certificate")
-        pem = new.public_bytes(serialization.Encoding.PEM)
-        return replace(self, successors=(*self.successors, pem))
+        with of_a_stranger():
+            new, newest = load_certificate(certificate), x509.load_pem_x509_certificate(self.newest)
+            check_soundness(new, self.node_id)
+            check_validity(new, now)
+            if new in (x509.load_pem_x509_certificate(pem) for pem in self.accepted(now)):
+                return self
+            if follows(newest, new):
+                raise CertificateRejected("replaced", "the certificate was replaced by a newer one")
+            if not follows(new, newest):
+                raise CertificateRejected(
+                    "not-vouched", "the key that is known does not vouch for that of the certificate"
+                )
+            return replace(self, successors=(*self.successors, new.public_bytes(serialization.Encoding.PEM)))
 
 
 def create_identity(directory: Path) -> Identity:

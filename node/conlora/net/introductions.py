@@ -99,7 +99,7 @@ class Introductions:
         except CertificateRejected as rejection:
             if remedy := REMEDIES.get(rejection.reason):
                 return f"{name} is refused, for {rejection.detail}; {remedy}", True
-            return f"{error} ({rejection.detail})", True
+            return f"{error} ({wire.printable(rejection.detail)})", True
         except StateError as problem:
             return str(problem), True
         if other.peer == before:
