@@ -44,6 +44,18 @@ def successor(identity: Identity, until: float | None = None) -> Identity:
     return Identity(private_bytes(following), pem_of(certificate), node_id_of(certificate), lineage_of(certificate))
 
 
+def named_like(identity: Identity, other: Identity) -> Identity:
+    """The same key, with a certificate that has another's subject. TLS finds trusted certificates by it."""
+    old, name = (x509.load_pem_x509_certificate(each.certificate) for each in (identity, other))
+    start, end, key = old.not_valid_before_utc, old.not_valid_after_utc, _key(identity)
+    builder = x509.CertificateBuilder(
+        name.subject, name.subject, key.public_key(), x509.random_serial_number(), start, end
+    )
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return replace(identity, certificate=pem_of(builder.sign(key, hashes.SHA256())))
+
+
 def odd(identity: Identity) -> dict[str, bytes]:
     """Certificates (PEM) with what cryptography stumbles over, each signed by the identity's key, by what is odd about them."""
     old = x509.load_pem_x509_certificate(identity.certificate)

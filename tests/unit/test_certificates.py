@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from tests.certificates import odd, pem_of, resigned, shifted, successor
+from tests.certificates import named_like, odd, pem_of, resigned, shifted, successor
 
 from conlora.core.conduct import Conduct
 from conlora.daemon.certificates import REMIND_SECONDS, Certificates
@@ -179,7 +179,7 @@ def test_what_is_refused_and_why(card: Peer, mercy: Identity, tmp_path: Path) ->
     for other in (anna, successor(anna)):
         assert refused(card, other.certificate) == f"another-node: the certificate is that of node {anna.node_id}"
     named = shifted(second, -1, 5, tls_name(anna.node_id))
-    assert refused(card, named.certificate) == "format: the certificate is for another name"
+    assert refused(card, named.certificate) == "format: the certificate holds other extensions than those of a node's"
     claiming = shifted(mercy, -1, 5, lineage=b"x")
     assert refused(card, claiming.certificate) == "format: the certificate is malformed (its lineage is malformed)"
     assert refused(card, shifted(second, -20, -10).certificate).startswith("expired: the certificate has expired on 20")
@@ -190,6 +190,27 @@ def test_what_is_refused_and_why(card: Peer, mercy: Identity, tmp_path: Path) ->
     assert refused(peer, rival.certificate) == (
         "not-vouched: the key that is known does not vouch for that of the certificate"
     ), "who has the old key still can't name another next one"
+
+
+def test_a_certificate_with_anothers_subject_is_refused(card: Peer, mercy: Identity, tmp_path: Path) -> None:
+    """TLS would take it for the other's, and refuse the other."""
+    anna, second = create_identity(tmp_path / "anna"), successor(mercy)
+    for other in (anna, successor(anna), mercy):
+        assert refused(card, named_like(second, other).certificate) == "format: the certificate is for another name"
+
+
+def test_a_certificate_holds_nothing_that_is_not_needed(card: Peer, mercy: Identity) -> None:
+    second = successor(mercy)
+    old, key = x509.load_pem_x509_certificate(second.certificate), _key(second)
+    start, end = old.not_valid_before_utc, old.not_valid_after_utc
+    builder = x509.CertificateBuilder(old.issuer, old.subject, key.public_key(), 1, start, end)
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    assert card.succeeded(pem_of(builder.sign(key, hashes.SHA256())), time.time()) != card
+    more = builder.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.25.1"), b"x"), critical=True)
+    assert refused(card, pem_of(more.sign(key, hashes.SHA256()))) == (
+        "format: the certificate holds other extensions than those of a node's"
+    )
 
 
 def test_a_successor_is_signed_by_its_own_key(card: Peer, mercy: Identity) -> None:

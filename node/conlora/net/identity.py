@@ -204,18 +204,15 @@ def _belong_together(key_path: Path, certificate_path: Path) -> bool:
 
 
 def load_card(path: Path) -> Peer:
-    """Reads and checks one identity card. Raises CardError where certificate and id don't belong together."""
+    """Reads and checks one identity card. Raises CardError where the certificate is no node's, or another node's than the id."""
     card = load_section(path, PeerCard, remedy="give the file that the partner has mailed")
     try:
-        certificate = x509.load_pem_x509_certificate(card.certificate.encode())
-    except ValueError as error:
-        raise CardError(
-            f"{path}: certificate: not a PEM certificate ({error}); ask {card.name} to mail the card again"
-        ) from error
-    try:
-        actual = node_id_of(certificate)
-    except ValueError as error:
-        raise CardError(f"{path}: certificate: {error}; ask {card.name} to mail the card again") from error
+        with of_a_stranger():
+            certificate = load_certificate(card.certificate.encode())
+            actual = node_id_of(certificate)
+        check_soundness(certificate, actual)
+    except CertificateRejected as error:
+        raise CardError(f"{path}: certificate: {error.detail}; ask {card.name} to mail the card again") from error
     if actual != card.id:
         raise CardError(
             f"{path}: id: {card.id} is not the id of this certificate ({actual}); the card was changed on its way, "
