@@ -161,6 +161,35 @@ def test_who_has_missed_one_learns_the_next(card: Peer, mercy: Identity) -> None
     assert card.succeeded(third.certificate, time.time()).successors == (third.certificate,)
 
 
+def test_who_has_missed_one_trusts_the_one_before_it_no_longer_for_that(card: Peer, mercy: Identity) -> None:
+    now = float(int(time.time()))
+    second = successor(mercy, until=now + 100)
+    third = successor(second, until=now + DAY)
+    peer = card.succeeded(third.certificate, now)
+    assert peer.accepted(now + 100 + LAG_SECONDS - 1) == [mercy.certificate, third.certificate]
+    assert peer.accepted(now + 100 + LAG_SECONDS) == [third.certificate]
+
+
+def test_one_that_was_missed_is_learnt_for_as_long_as_it_is_shown(card: Peer, mercy: Identity) -> None:
+    """The link was up all the time, so the third was announced while the peer still showed the second."""
+    now = float(int(time.time()))
+    second = successor(mercy, until=now - DAY)
+    third, rival = successor(second, until=now + DAY), successor(mercy, until=now - DAY)
+    peer = card.succeeded(third.certificate, now)
+    shown = peer.succeeded(second.certificate, now + DAY + LAG_SECONDS - 1)
+    assert shown == replace(card, successors=(second.certificate, third.certificate))
+    assert shown.accepted(now) == [second.certificate, third.certificate]
+    assert shown.succeeded(second.certificate, now) is shown
+    with pytest.raises(CertificateRejected, match="not-vouched"):
+        peer.succeeded(rival.certificate, now)
+    for known in (peer, shown):
+        with pytest.raises(CertificateRejected, match="replaced: the certificate was replaced by a newer one"):
+            known.succeeded(second.certificate, now + DAY + LAG_SECONDS)
+    newer_card = replace(card, certificate=third.certificate)
+    with pytest.raises(CertificateRejected, match="replaced: the certificate was replaced by the one on the card"):
+        newer_card.succeeded(second.certificate, now)
+
+
 def test_a_known_certificate_changes_nothing(card: Peer, mercy: Identity) -> None:
     peer = card.succeeded(successor(mercy, until=time.time() + DAY).certificate, time.time())
     for known in (peer.certificate, peer.newest):

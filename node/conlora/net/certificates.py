@@ -125,6 +125,11 @@ def takes_over_at(certificate: x509.Certificate) -> float:
     return float(steps[-1].until) if steps else 0.0
 
 
+def in_use_until(certificate: x509.Certificate, later: x509.Certificate) -> float:
+    """When its key goes out of use, seconds since the epoch, as the certificate says that follows it, perhaps not at once."""
+    return float(handovers(lineage_of(later))[len(handovers(lineage_of(certificate)))].until)
+
+
 def follows(certificate: x509.Certificate, older: x509.Certificate) -> bool:
     """Whether the older one's key, or one that this has handed over to, vouches for the certificate's key."""
     known, steps = handovers(lineage_of(older)), handovers(lineage_of(certificate))

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from conlora.net.certificates import (
     check_soundness,
     check_validity,
     follows,
+    in_use_until,
     lineage_of,
     load_certificate,
     node_id_of,
@@ -79,7 +81,7 @@ class Peer:
     node_id: str
     address: str | None
     certificate: bytes  # the card's
-    successors: tuple[bytes, ...] = ()  # the oldest first: what the peer has announced since
+    successors: tuple[bytes, ...] = ()  # the oldest first: what the peer has announced since; it may lack some of them
 
     @property
     def newest(self) -> bytes:
@@ -87,36 +89,43 @@ class Peer:
         return self.successors[-1] if self.successors else self.certificate
 
     def accepted(self, now: float) -> list[bytes]:
-        """The certificates that the peer may show now: the newest, and older ones until their successor takes over.
+        """The certificates that the peer may show now: the newest, and older ones for as long as their keys are in use.
 
         An hour is allowed for clocks that differ.
         """
-        older, following = (self.certificate, *self.successors)[:-1], self.successors
-        valid = [
-            certificate
-            for certificate, successor in zip(older, following, strict=True)
-            if now < takes_over_at(x509.load_pem_x509_certificate(successor)) + LAG_SECONDS
-        ]
-        return [*valid, self.newest]
+        pems = (self.certificate, *self.successors)
+        *older, newest = self._chain
+        valid = [now < in_use_until(each, newest) + LAG_SECONDS for each in older]
+        return list(compress(pems, [*valid, True]))
+
+    @property
+    def _chain(self) -> list[x509.Certificate]:
+        return [x509.load_pem_x509_certificate(pem) for pem in (self.certificate, *self.successors)]
 
     def succeeded(self, certificate: bytes, now: float) -> "Peer":
         """The same peer, which shows, or will show, this PEM certificate; itself where that is known.
 
-        Raises CertificateRejected with reason `format`, `another-node`, `expired`, `not-yet-valid`, `replaced` or `not-vouched`.
+        It may be older than one that is known: the peer shows it still, and we have missed it. Raises CertificateRejected with
+        reason `format`, `another-node`, `expired`, `not-yet-valid`, `replaced` or `not-vouched`.
         """
         with of_a_stranger():
-            new, newest = load_certificate(certificate), x509.load_pem_x509_certificate(self.newest)
+            new, chain = load_certificate(certificate), self._chain
             check_soundness(new, self.node_id)
             check_validity(new, now)
-            if new in (x509.load_pem_x509_certificate(pem) for pem in self.accepted(now)):
-                return self
-            if follows(newest, new):
+            older = [each for each in chain if follows(new, each)]
+            newer = [each for each in chain if follows(each, new)]
+            if newer and now >= in_use_until(new, newer[-1]) + LAG_SECONDS:
                 raise CertificateRejected("replaced", "the certificate was replaced by a newer one")
-            if not follows(new, newest):
+            if new in chain:
+                return self
+            if newer and not older:
+                raise CertificateRejected("replaced", "the certificate was replaced by the one on the card")
+            if len(older) + len(newer) < len(chain):
                 raise CertificateRejected(
                     "not-vouched", "the key that is known does not vouch for that of the certificate"
                 )
-            return replace(self, successors=(*self.successors, new.public_bytes(serialization.Encoding.PEM)))
+            following = (each.public_bytes(serialization.Encoding.PEM) for each in (*older[1:], new, *newer))
+            return replace(self, successors=tuple(following))
 
 
 def create_identity(directory: Path) -> Identity:
