@@ -219,6 +219,37 @@ async def test_what_is_shown_changes_when_it_is_time_in_a_running_node(member: M
     await until(lambda: linked(a, b), "a link with the new one")
 
 
+async def test_who_could_not_store_it_is_told_again_and_so_is_who_missed_a_takeover(
+    member: Members, tmp_path: Path
+) -> None:
+    """Without an overlap there is no next certificate that is left to announce. b never dials."""
+    a, b = member("a"), member("b")
+    announced, room = Announced(tmp_path / "b-state"), [False]
+
+    def keep(peer: Peer) -> None:
+        if not room[0]:
+            raise StateError("no space left on the device; make room")
+        announced.keep(peer)
+
+    await a.start(b.card())
+    await restart(b, a.card(dialled=False), keep=keep)
+    await until(lambda: linked(a, b), "a link")
+    link, a.identity = a.link(b), successor(a.identity)
+    with capture_logs() as logs:
+        running(a).show(a.identity)
+        await until(
+            lambda: [e for e in logs if e["event"] == "the new certificate of a peer is not stored"], "an error"
+        )
+    assert not running(a).introductions.known_by(a.state(b))
+    room[0] = True
+    running(a).tell()
+    await until(lambda: running(a).introductions.known_by(a.state(b)), "b has stored it")
+    assert a.link(b) is link
+    running(a).tell()
+    await restart(a, b.card())
+    await until(lambda: linked(a, b), "a link with the new one")
+
+
 async def test_a_peer_that_was_away_learns_it_when_it_comes_back(member: Members) -> None:
     a, b = member("a"), member("b")
     a.identity = rotating(a.identity, time.time() + DAY)

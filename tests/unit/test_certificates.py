@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from tests.certificates import named_like, odd, pem_of, resigned, shifted, successor
 
 from conlora.core.conduct import Conduct
-from conlora.daemon.certificates import REMIND_SECONDS, Certificates
+from conlora.daemon.certificates import REMIND_SECONDS, TAKEN_OVER, Certificates
 from conlora.errors import (
     CardError,
     CertificateRejected,
@@ -456,12 +456,38 @@ def test_what_can_not_be_stored_is_not_believed(card: Peer, mercy: Identity) -> 
         peer, kept = card, b""
 
     other, identity = Other(), successor(mercy)
-    frame = Introductions(replace(mercy, next=identity), full).announcement()
-    assert frame is not None
+    (frame,) = Introductions(replace(mercy, next=identity), full).announcements()
     with capture_logs() as logs:
         assert Introductions(mercy, full).heard(other, frame) is None
     assert other.peer == card
     assert logs[-1]["reason"] == "no space left on the device; make room"
+
+
+def test_what_is_announced_and_who_knows_it(tmp_path: Path, card: Peer, mercy: Identity) -> None:
+    """A takeover without an overlap leaves no next certificate; and whoever has missed one is told it with the next."""
+    second = rotate(tmp_path / "mercy", 0)
+    assert second.next is None
+    third = successor(second, time.time() + DAY)
+
+    class Other:
+        peer, kept = card, b""
+
+    for identity, announced in (
+        (mercy, []),
+        (replace(mercy, next=second), [second]),
+        (second, [second]),
+        (replace(second, next=third), [second, third]),
+    ):
+        us, them, other = Introductions(identity, lambda peer: None), Introductions(mercy, lambda peer: None), Other()
+        frames = us.announcements()
+        assert [frame.next_certificate for frame in frames] == [each.certificate for each in announced]
+        for frame in frames:
+            assert not us.known_by(other)
+            answer = them.heard(other, frame)
+            assert answer is not None
+            us.heard(other, answer)
+        assert us.known_by(other) == bool(announced)
+        assert other.peer.successors == tuple(each.certificate for each in announced)
 
 
 def test_an_announcement_of_any_size_is_not_read(card: Peer, mercy: Identity) -> None:
@@ -492,8 +518,13 @@ class Watched:
         self.introductions = Introductions(identity, lambda peer: None)
         self.states = {peer.node_id: type("State", (), {"peer": peer, "kept": b""})() for peer in peers}
 
+        self.told = 0
+
     def show(self, identity: Identity) -> None:
         self.introductions.identity = identity
+
+    def tell(self) -> None:
+        self.told += 1
 
 
 def watch(directory: Path, mesh: Watched) -> Certificates:
@@ -567,6 +598,25 @@ def test_a_directory_that_the_daemon_may_only_read_is_no_obstacle(
     with capture_logs() as logs:
         watched.look(time.time() + DAY)
     assert logs == []
+
+
+def test_neighbours_are_told_again_once_a_day(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(rotate(tmp_path / "mercy", 0))
+    watched, now = watch(tmp_path / "mercy", mesh), time.time()
+    told = []
+    for moment in (now, now + REMIND_SECONDS - 1, now + REMIND_SECONDS):
+        watched.look(moment)
+        told.append(mesh.told)
+    assert told == [1, 1, 2]
+
+
+def test_a_takeover_without_an_overlap_is_shown_at_once(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(mercy)
+    second = rotate(tmp_path / "mercy", 0)
+    with capture_logs() as logs:
+        watch(tmp_path / "mercy", mesh).read()
+    assert mesh.introductions.identity == second
+    assert [entry["event"] for entry in logs] == [TAKEN_OVER]
 
 
 def test_an_identity_that_was_exchanged_is_not_taken_up(tmp_path: Path, mercy: Identity) -> None:

@@ -37,8 +37,10 @@ def show(context: typer.Context, config: ConfigOption = None, json: JsonOption =
     )
     rows = [(reply.name, reply.certificate_expires or 0.0, note)]
     for peer in reply.peers:
-        known = "knows the next one" if peer.knows_next_certificate else "does not know the next one yet"
-        rows.append((peer.name, peer.certificate_expires or 0.0, known if rotating else ""))
+        known = f"knows the {'next' if rotating else 'present'} one" if peer.knows_next_certificate else ""
+        if rotating and not known:
+            known = "does not know the next one yet"
+        rows.append((peer.name, peer.certificate_expires or 0.0, known))
     for name, moment, note in rows:
         table.add_row(Text(name), Text(day(moment), style="yellow" if warning(moment, time.time()) else ""), note)
     console.print(table)

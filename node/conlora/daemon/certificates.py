@@ -17,6 +17,7 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 60.0
 REMIND_SECONDS = 86400.0
+TAKEN_OVER = "the next certificate has taken over; new partners need the card that `conlora id` prints now"
 
 
 class Certificates:
@@ -27,6 +28,7 @@ class Certificates:
         self._directory = directory
         self._mesh = mesh
         self._warned: dict[str, float] = {}  # by node id: when
+        self._told = 0.0  # when neighbours were last told again
 
     @property
     def identity(self) -> Identity:
@@ -50,6 +52,11 @@ class Certificates:
             self._take_over()
         if ends := self._to_be_said(self.newest.node_id, self.newest.certificate, now):
             log.warning("this node's certificate is near its end: run `conlora cert rotate`", ends=ends)
+        if (
+            now - self._told >= REMIND_SECONDS
+        ):  # perhaps one could not store it: its link would have to end before it heard again
+            self._told = now
+            self._mesh.tell()
         for state in self._mesh.states.values():
             if ends := self._to_be_said(state.peer.node_id, state.peer.newest, now):
                 log.warning(
@@ -60,7 +67,7 @@ class Certificates:
 
     def read(self) -> None:
         """Takes up what `conlora cert rotate` has put beside the identity, and tells peers. Raises ConfigError."""
-        identity = load_identity(self._directory)
+        before, identity = self.identity, load_identity(self._directory)
         if identity.node_id != self.identity.node_id:
             raise ConfigError(
                 f"{self._directory}: holds the identity of another node now; restart the daemon if that is right"
@@ -68,6 +75,8 @@ class Certificates:
         self._mesh.show(identity)
         if identity.next:
             log.info("a next certificate is announced to peers", takes_over=day(identity.next.takes_over_at))
+        elif identity != before:
+            log.info(TAKEN_OVER)
 
     def _take_over(self) -> None:
         following = self.identity.at(time.time())
@@ -76,7 +85,7 @@ class Certificates:
         except (OSError, ConLoRAError) as error:  # what is on the disk counts by the time, so this can wait
             log.warning("the next certificate counts, but its files keep their names", reason=str(error))
         self._mesh.show(following)
-        log.info("the next certificate has taken over; partners from now on need the card that `conlora id` prints")
+        log.info(TAKEN_OVER)
 
     def _to_be_said(self, node_id: str, certificate: bytes, now: float) -> str:
         """What to say of a certificate, once a day."""
