@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tests.certificates import named_like, odd, pem_of, resigned, shifted, successor
+from tests.meshes import FakeNode
 
 from conlora.core.conduct import Conduct
 from conlora.daemon.certificates import REMIND_SECONDS, TAKEN_OVER, Certificates
@@ -47,6 +48,7 @@ from conlora.net.expiry import WARNING_SECONDS, warning
 from conlora.net.identity import Identity, Peer, create_identity, load_card, load_identity, private_bytes
 from conlora.net.introductions import Introductions
 from conlora.net.mailbox import Mailbox
+from conlora.net.mesh import Mesh
 from conlora.net.rotation import Announced, rotate, take_over
 from conlora.net.sketches import Scribe
 from conlora.net.wire import Frame, SketchHeader, SnapshotTaken, Transfer, next_certificate, taken
@@ -437,13 +439,53 @@ def test_a_newer_card_needs_no_announcements(tmp_path: Path, card: Peer, mercy: 
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_a_damaged_file_leaves_the_card(tmp_path: Path, card: Peer, mercy: Identity, content: bytes) -> None:
+def test_a_damaged_file_gives_no_trust_back_to_a_key_that_was_replaced(
+    tmp_path: Path, card: Peer, mercy: Identity, content: bytes
+) -> None:
     announced = Announced(tmp_path)
     announced.keep(card.succeeded(successor(mercy).certificate, time.time()))
-    next((tmp_path / "certificates").iterdir()).write_bytes(content)
-    with capture_logs() as logs:
-        assert announced.known(card) == card
-    assert [entry["event"] for entry in logs] == ["what a peer has announced can't be read; its card counts"]
+    (file,) = (tmp_path / "certificates").iterdir()
+    file.write_bytes(content)
+    with pytest.raises(
+        StateError, match=r"what mercy has announced can't be read .*restore the file, or remove it"
+    ) as caught:
+        announced.known(card)
+    assert str(file) in str(caught.value)
+    file.unlink()
+    assert announced.known(card) == card
+
+
+def test_a_file_that_can_not_be_read_or_holds_anothers_certificate(tmp_path: Path, card: Peer, mercy: Identity) -> None:
+    announced = Announced(tmp_path)
+    announced.keep(card.succeeded(successor(mercy).certificate, time.time()))
+    (file,) = (tmp_path / "certificates").iterdir()
+    file.write_bytes(named_like(successor(mercy), create_identity(tmp_path / "anna")).certificate)
+    with pytest.raises(StateError, match=r"can't be read \(the certificate is for another name\); restore the file"):
+        announced.known(card)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(StateError, match=r"can't be read .*Is a directory.*; restore the file"):
+        announced.known(card)
+
+
+def test_a_card_that_is_read_again_takes_back_nothing_that_was_announced(card: Peer, mercy: Identity) -> None:
+    second = successor(mercy)
+    third = successor(second)
+    known = replace(card, successors=(second.certificate, third.certificate))
+    moved = replace(card, address="127.0.0.1:1")
+    assert known.on_card(moved) == replace(moved, successors=known.successors), "the file was removed"
+    half = replace(moved, successors=(second.certificate,))
+    assert known.on_card(half) == replace(moved, successors=known.successors), "the third came after the file was read"
+    newer = replace(moved, certificate=second.certificate)
+    assert known.on_card(newer) == replace(newer, successors=(third.certificate,))
+    assert known.on_card(replace(newer, certificate=third.certificate)).successors == ()
+    rival = replace(moved, certificate=successor(mercy).certificate)
+    assert known.on_card(rival) == rival, "whom to believe is its operator's to say"
+    fourth = replace(known, successors=(*known.successors, successor(third).certificate))
+    assert known.on_card(fourth) == fourth
+    mesh = Mesh("us", mercy, [known], FakeNode(), 1)
+    mesh.change([card])
+    assert [state.peer for state in mesh.states.values()] == [known]
 
 
 def test_what_can_not_be_stored_is_not_believed(card: Peer, mercy: Identity) -> None:

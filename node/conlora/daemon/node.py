@@ -312,7 +312,7 @@ class Node:
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
         self._observatory.change(peers)
         self._exchange.change(peers, config.federation.sync_deadline_seconds, config.exchange.encoding_for)
-        self._mesh.change([self._announced.known(peer) for peer in peers])  # they may have announced more meanwhile
+        self._mesh.change(peers)
         self._config = config
         return made
 

@@ -206,7 +206,7 @@ def of_a_stranger() -> Iterator[None]:
     """
     try:
         yield
-    except CertificateRejected:
+    except (CertificateRejected, OSError):
         raise
     except InvalidSignature:
         raise CertificateRejected("format", "the certificate is malformed (it is not signed by its own key)") from None

@@ -88,19 +88,30 @@ class Peer:
         """The certificate that the peer shows, or will show."""
         return self.successors[-1] if self.successors else self.certificate
 
+    def on_card(self, card: "Peer") -> "Peer":
+        """The peer of a card that was read again, of the same node, with all that it has announced to us."""
+        newest, known = (x509.load_pem_x509_certificate(each.newest) for each in (card, self))
+        if newest != known and not follows(known, newest):
+            return card
+        first = x509.load_pem_x509_certificate(card.certificate)
+        return replace(card, successors=tuple(compress(self._pems, [follows(each, first) for each in self._chain])))
+
     def accepted(self, now: float) -> list[bytes]:
         """The certificates that the peer may show now: the newest, and older ones for as long as their keys are in use.
 
         An hour is allowed for clocks that differ.
         """
-        pems = (self.certificate, *self.successors)
         *older, newest = self._chain
         valid = [now < in_use_until(each, newest) + LAG_SECONDS for each in older]
-        return list(compress(pems, [*valid, True]))
+        return list(compress(self._pems, [*valid, True]))
+
+    @property
+    def _pems(self) -> tuple[bytes, ...]:
+        return (self.certificate, *self.successors)
 
     @property
     def _chain(self) -> list[x509.Certificate]:
-        return [x509.load_pem_x509_certificate(pem) for pem in (self.certificate, *self.successors)]
+        return [x509.load_pem_x509_certificate(pem) for pem in self._pems]
 
     def succeeded(self, certificate: bytes, now: float) -> "Peer":
         """The same peer, which shows, or will show, this PEM certificate; itself where that is known.

@@ -143,9 +143,9 @@ class Mesh:
         for peer in peers:
             state = self.states.get(peer.node_id) or PeerState(peer, conduct=self._warden.conduct(peer))
             states[peer.node_id] = state
-            state.peer = peer
+            state.peer = state.peer.on_card(peer)  # it may have announced more since the files were read
             if state.link:
-                state.link.change(peer, self._node)
+                state.link.change(state.peer, self._node)
         self.states = states
         self._dial_all()
 
