@@ -1,5 +1,6 @@
 """Certificates and keys that follow each other: whose they are, which are accepted when, what a rotation leaves on disk."""
 
+import asyncio
 import errno
 import itertools
 import os
@@ -7,6 +8,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from tests.meshes import FakeNode
 
 from conlora.core.conduct import Conduct
 from conlora.daemon.certificates import REMIND_SECONDS, TAKEN_OVER, Certificates
+from conlora.daemon.node import Node
 from conlora.errors import (
     CardError,
     CertificateRejected,
@@ -659,6 +662,36 @@ def test_a_takeover_without_an_overlap_is_shown_at_once(tmp_path: Path, mercy: I
         watch(tmp_path / "mercy", mesh).read()
     assert mesh.introductions.identity == second
     assert [entry["event"] for entry in logs] == [TAKEN_OVER]
+
+
+def test_a_daemon_that_was_not_told_finds_the_next_one(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(mercy)
+    watched, rotated = watch(tmp_path / "mercy", mesh), rotate(tmp_path / "mercy", DAY)
+    with capture_logs() as logs:
+        watched.look(time.time())
+        watched.look(time.time())
+    assert mesh.introductions.identity == rotated
+    assert [entry["event"] for entry in logs] == ["a next certificate is announced to peers"]
+
+
+def test_a_next_certificate_that_is_none_is_said_once_a_day(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(mercy)
+    watched, now = watch(tmp_path / "mercy", mesh), time.time()
+    (tmp_path / "mercy" / "next.crt").write_bytes(b"hello")
+    with capture_logs() as logs:
+        for moment in (now, now + REMIND_SECONDS - 1, now + REMIND_SECONDS):
+            watched.look(moment)
+    assert [entry["event"] for entry in logs] == ["the next certificate can't be taken up"] * 2
+    assert mesh.introductions.identity is mercy
+
+
+async def test_no_other_command_keeps_the_daemon_from_reading_the_next_one() -> None:
+    """A reload may wait for peers, and a drain for a round."""
+    node, read = object.__new__(Node), mock.Mock()
+    node._changing, node._certificates = asyncio.Lock(), mock.Mock(read=read)
+    async with node._changing, asyncio.timeout(1):
+        await node.read_identity()
+    read.assert_called_once_with()
 
 
 def test_an_identity_that_was_exchanged_is_not_taken_up(tmp_path: Path, mercy: Identity) -> None:

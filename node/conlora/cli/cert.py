@@ -58,7 +58,7 @@ def rotate(
     """Replace this node's key and certificate without a break: peers learn them over their links, and take both for a while."""
     from conlora.cli.admin import admin_client
     from conlora.config import load_basics
-    from conlora.errors import NodeUnreachable
+    from conlora.errors import NodeSlow, NodeUnreachable
     from conlora.net.certificates import expires
     from conlora.net.expiry import day
     from conlora.net.rotation import rotate as make_next
@@ -69,6 +69,8 @@ def rotate(
         with admin_client(config) as client:
             client.read_identity()
         told = "neighbours are told now, others when a link comes up; `conlora cert` shows who knows it"
+    except NodeSlow:
+        told = "the daemon is busy, and looks once a minute; then it tells peers, and `conlora cert` shows who knows it"
     except NodeUnreachable:
         told = "no daemon runs; peers are told once it does"
     if json:

@@ -296,9 +296,8 @@ class Node:
         await self._mesh.lift(peer)
 
     async def read_identity(self) -> None:
-        """See `net.admin.Operations`."""
-        async with self._changing:
-            self._certificates.read()
+        """See `net.admin.Operations`. It waits for no other command: a reload or a drain may take long."""
+        self._certificates.read()
 
     async def _reload(self) -> Changes:
         """Whatever may fail comes before the first change."""
