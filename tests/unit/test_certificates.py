@@ -430,6 +430,17 @@ def test_what_is_announced_outlives_a_restart(tmp_path: Path, card: Peer, mercy:
     assert names(tmp_path / "certificates") == {f"{mercy.node_id.replace('-', '').lower()}.pem"}
 
 
+def test_what_is_acknowledged_outlives_a_power_cut(
+    tmp_path: Path, card: Peer, mercy: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's content, its name, and the name of the folder that is made for it."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    Announced(tmp_path).keep(card.succeeded(successor(mercy).certificate, time.time()))
+    folder = tmp_path / "certificates"
+    assert synced == [f"{folder / tls_name(mercy.node_id)}.pem.new", str(folder), str(tmp_path)]
+
+
 def test_a_newer_card_needs_no_announcements(tmp_path: Path, card: Peer, mercy: Identity) -> None:
     second = successor(mercy)
     third = successor(second)

@@ -106,6 +106,7 @@ class Announced:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             _replace(self._path(peer), b"".join(peer.successors))
+            _sync(self._directory.parent)  # where the folder may be new
         except OSError as error:
             raise StateError(
                 f"{self._path(peer)}: the new certificate of {peer.name} can't be written ({error}); make room"
