@@ -4,6 +4,7 @@ ConLoRAError                 1   something failed that is nobody's mistake
 ├── ConfigError              2   configuration, data, model or spec: the user can mend it
 │   └── CardError            2   a peer's identity card is damaged or does not match
 ├── NodeUnreachable          3   no daemon answers on the admin socket
+│   └── NodeSlow             3   one is there, and has not answered in time
 ├── CheckFailed              4   `conlora check` found something (it has printed what)
 ├── Refused                  5   the daemon answered, and declined (not now, or not like this)
 ├── TrainingFailed           6   the trainer can't go on: it died too often, or a round's deadline passed
@@ -44,6 +45,10 @@ class NodeUnreachable(ConLoRAError):
     """No daemon answers on the admin socket."""
 
     exit_code = 3
+
+
+class NodeSlow(NodeUnreachable):
+    """A daemon has taken a command and not answered in time; it may still carry it out."""
 
 
 class CheckFailed(ConLoRAError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.certificates import shifted, successor
+from tests.certificates import odd, shifted, successor
 from tests.meshes import SETTINGS, Member, linked, pair, snapshot, until
 
 from conlora.errors import StateError
@@ -16,7 +16,7 @@ from conlora.net import certificates
 from conlora.net.credentials import presented
 from conlora.net.identity import Identity, Peer
 from conlora.net.introductions import Introductions
-from conlora.net.mesh import Mesh
+from conlora.net.mesh import Mesh, PeerState
 from conlora.net.rotation import Announced
 
 Members = Callable[[str], Member]
@@ -120,6 +120,39 @@ async def test_a_next_key_that_the_known_one_does_not_vouch_for(member: Members)
     assert a.state(b).peer == known
 
 
+async def test_a_stranger_with_an_odd_certificate_does_not_end_dialling(member: Members) -> None:
+    a, b, c = member("a"), member("b"), member("c")
+    c.identity = replace(c.identity, certificate=odd(c.identity)["a name of a kind that nobody uses"])
+    c.address = b.address
+    await c.start()
+    with capture_logs() as logs:
+        await a.start(b.card())
+        await until(lambda: a.state(b).word == "refused", "refused")
+    assert "(the certificate is malformed (" in a.state(b).last_error
+    assert "defect" not in str(logs)
+    await c.close()
+    await b.start(a.card(dialled=False))
+    running(a).show(a.identity)  # dials at once
+    await until(lambda: linked(a, b), "a link")
+
+
+async def test_an_edge_outlives_a_defect(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = member("a"), member("b")
+    dial, failures = Mesh._dial, iter([RuntimeError("boom")])
+
+    async def dial_badly_at_first(mesh: Mesh, state: PeerState) -> None:
+        if failure := next(failures, None):
+            raise failure
+        await dial(mesh, state)
+
+    monkeypatch.setattr(Mesh, "_dial", dial_badly_at_first)
+    await b.start(a.card(dialled=False))
+    with capture_logs() as logs:
+        await a.start(b.card())
+        await until(lambda: linked(a, b), "a link")
+    assert "a link has failed by a defect; it is tried again" in [entry["event"] for entry in logs]
+
+
 # A rotation
 
 
@@ -183,6 +216,37 @@ async def test_what_is_shown_changes_when_it_is_time_in_a_running_node(member: M
     assert await presented(a.card()) == a.identity.next.certificate
     assert a.link(b) is link
     await restart(b, b.state(a).peer, listens=False)
+    await until(lambda: linked(a, b), "a link with the new one")
+
+
+async def test_who_could_not_store_it_is_told_again_and_so_is_who_missed_a_takeover(
+    member: Members, tmp_path: Path
+) -> None:
+    """Without an overlap there is no next certificate that is left to announce. b never dials."""
+    a, b = member("a"), member("b")
+    announced, room = Announced(tmp_path / "b-state"), [False]
+
+    def keep(peer: Peer) -> None:
+        if not room[0]:
+            raise StateError("no space left on the device; make room")
+        announced.keep(peer)
+
+    await a.start(b.card())
+    await restart(b, a.card(dialled=False), keep=keep)
+    await until(lambda: linked(a, b), "a link")
+    link, a.identity = a.link(b), successor(a.identity)
+    with capture_logs() as logs:
+        running(a).show(a.identity)
+        await until(
+            lambda: [e for e in logs if e["event"] == "the new certificate of a peer is not stored"], "an error"
+        )
+    assert not running(a).introductions.known_by(a.state(b))
+    room[0] = True
+    running(a).tell()
+    await until(lambda: running(a).introductions.known_by(a.state(b)), "b has stored it")
+    assert a.link(b) is link
+    running(a).tell()
+    await restart(a, b.card())
     await until(lambda: linked(a, b), "a link with the new one")
 
 

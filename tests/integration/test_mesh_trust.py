@@ -191,7 +191,7 @@ async def test_a_caller_is_known_by_its_certificate_only(member: Members) -> Non
         (
             {"x509_pem_cert": [shifted(a.identity, -1, 5, lineage=b"x").certificate]},
             [a.card()],
-            "stranger: the certificate is malformed (its lineage is malformed)",
+            "format: the certificate is malformed (its lineage is malformed)",
         ),
         ({"ssl_tls_version": [b"TLSv1.2"]}, [a.card()], f"tls: the connection is TLSv1.2 {needed}"),
         ({"ssl_tls_version": []}, [a.card()], no_tls),

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tests.fakes import ALONE, DOWN, UP, FakeNode, rounds, status, view
 
-from conlora.errors import ConfigError, NodeUnreachable, Refused
+from conlora.errors import ConfigError, NodeSlow, NodeUnreachable, Refused
 from conlora.net import admin_client
 from conlora.net.admin import AdminService
 from conlora.net.admin_client import AdminClient
@@ -254,6 +254,16 @@ def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
         dead.bind(str(path))
     with AdminClient(path) as client, pytest.raises(NodeUnreachable, match="it has died or is starting"):
         client.status()
+
+
+async def test_a_daemon_that_is_busy_is_not_one_that_is_not_there(
+    ask: Ask, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_client, "QUICK_SECONDS", 0.3)
+    monkeypatch.setattr(node, "read_identity", asyncio.Event().wait)
+    with pytest.raises(NodeSlow, match=r"did not answer within 0 s") as caught:
+        await ask(AdminClient.read_identity)
+    assert caught.value.exit_code == 3
 
 
 def test_a_daemon_that_is_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

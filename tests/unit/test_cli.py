@@ -14,6 +14,8 @@ import yaml
 
 from conlora.cli import main as cli
 from conlora.config import load_basics
+from conlora.errors import NodeSlow, NodeUnreachable
+from conlora.net.admin_client import AdminClient
 from conlora.net.identity import create_identity, load_identity
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate")
@@ -324,3 +326,22 @@ def test_who_leaves_takes_its_adapter_along_before_it_ends(
     monkeypatch.setattr("conlora.cli.admin.admin_client", lambda config: client)
     assert conlora(*arguments) == (0, f"{said}\n", "")
     assert [name for name, *_ in client.method_calls if not name.startswith("_")] == asked
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, "neighbours are told now"),
+        (NodeUnreachable("not there"), "no daemon runs; peers are told once it does"),
+        (NodeSlow("busy"), "the daemon is busy, and looks once a minute"),
+    ],
+)
+def test_a_rotation_says_who_is_told(
+    conlora: Conlora, mercy: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, told: str
+) -> None:
+    monkeypatch.setattr(AdminClient, "read_identity", mock.Mock(side_effect=error))
+    code, out, _ = conlora("cert", "rotate", "-c", mercy / "conlora.yaml")
+    assert code == 0
+    assert told in out
+    assert "the next certificate takes over on 20" in out
+    assert load_identity(mercy / "identity").next

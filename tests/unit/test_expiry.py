@@ -1,14 +1,17 @@
 """Warnings of a certificate's end, and the daemon that takes the next one over when it is time."""
 
+import asyncio
 import re
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from structlog.testing import capture_logs
 from tests.certificates import at, names, shifted
 
-from conlora.daemon.certificates import REMIND_SECONDS, Certificates
+from conlora.daemon.certificates import REMIND_SECONDS, TAKEN_OVER, Certificates
+from conlora.daemon.node import Node
 from conlora.errors import (
     ConfigError,
 )
@@ -29,9 +32,13 @@ class Watched:
     def __init__(self, identity: Identity, *peers: Peer) -> None:
         self.introductions = Introductions(identity, lambda peer: None)
         self.states = {peer.node_id: type("State", (), {"peer": peer, "kept": b""})() for peer in peers}
+        self.told = 0
 
     def show(self, identity: Identity) -> None:
         self.introductions.identity = identity
+
+    def tell(self) -> None:
+        self.told += 1
 
 
 def watch(directory: Path, mesh: Watched) -> Certificates:
@@ -123,3 +130,52 @@ def test_words_for_an_end() -> None:
     assert warning(WARNING_SECONDS, 0.0) == ""
     assert warning(DAY, 0.0) == "expires on 1970-01-02 00:00 UTC"
     assert warning(DAY, DAY) == "has expired on 1970-01-02 00:00 UTC"
+
+
+def test_neighbours_are_told_again_once_a_day(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(rotate(tmp_path / "mercy", 0))
+    watched, now = watch(tmp_path / "mercy", mesh), time.time()
+    told = []
+    for moment in (now, now + REMIND_SECONDS - 1, now + REMIND_SECONDS):
+        watched.look(moment)
+        told.append(mesh.told)
+    assert told == [1, 1, 2]
+
+
+def test_a_takeover_without_an_overlap_is_shown_at_once(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(mercy)
+    second = rotate(tmp_path / "mercy", 0)
+    with capture_logs() as logs:
+        watch(tmp_path / "mercy", mesh).read()
+    assert mesh.introductions.identity == second
+    assert [entry["event"] for entry in logs] == [TAKEN_OVER]
+
+
+def test_a_daemon_that_was_not_told_finds_the_next_one(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(mercy)
+    watched, rotated = watch(tmp_path / "mercy", mesh), rotate(tmp_path / "mercy", DAY)
+    with capture_logs() as logs:
+        watched.look(time.time())
+        watched.look(time.time())
+    assert mesh.introductions.identity == rotated
+    assert [entry["event"] for entry in logs] == ["a next certificate is announced to peers"]
+
+
+def test_a_next_certificate_that_is_none_is_said_once_a_day(tmp_path: Path, mercy: Identity) -> None:
+    mesh = Watched(mercy)
+    watched, now = watch(tmp_path / "mercy", mesh), time.time()
+    (tmp_path / "mercy" / "next.crt").write_bytes(b"hello")
+    with capture_logs() as logs:
+        for moment in (now, now + REMIND_SECONDS - 1, now + REMIND_SECONDS):
+            watched.look(moment)
+    assert [entry["event"] for entry in logs] == ["the next certificate can't be taken up"] * 2
+    assert mesh.introductions.identity is mercy
+
+
+async def test_no_other_command_keeps_the_daemon_from_reading_the_next_one() -> None:
+    """A reload may wait for peers, and a drain for a round."""
+    node, read = object.__new__(Node), mock.Mock()
+    node._changing, node._certificates = asyncio.Lock(), mock.Mock(read=read)
+    async with node._changing, asyncio.timeout(1):
+        await node.read_identity()
+    read.assert_called_once_with()

@@ -1,13 +1,14 @@
 """What gRPC writes on standard error: refusals come into our log, in our words and not too often; all else is passed on."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from structlog.testing import capture_logs
 
-from conlora.net.handshakes import QUIET_SECONDS, REASONS, Refusals, reason
+from conlora.net.handshakes import QUIET_SECONDS, REASONS, Refusals, _watch, reason
 
 LINE = (
     "I1125 15:45:40.544414   13281 ssl_transport_security.cc:2563] Handshake failed with error SSL_ERROR_SSL: error:1000007d:"
@@ -79,6 +80,33 @@ def test_standard_error_is_passed_on_but_for_grpcs_lines() -> None:
     assert "suitable for production" not in done.stderr
     assert "ssl_transport_security" not in done.stderr
     assert done.returncode == 1
+
+
+def test_a_full_disk_does_not_end_the_reasons() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"from C\n" + LINE.format("HTTP_REQUEST").encode() + b"\nunfinished")
+    os.close(writing)
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with capture_logs() as logs:
+            _watch(reading, full, 0)
+    finally:
+        os.close(full)
+    assert [entry["reason"] for entry in logs] == [REASONS["HTTP_REQUEST"]]
+
+
+def test_where_c_code_has_ended_the_process_is_told() -> None:
+    program = """
+import os
+from conlora.net.handshakes import refusals_in_log
+with refusals_in_log():
+    os.abort()
+"""
+    env = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in done.stderr
+    assert 'File "<string>", line 5 in <module>' in done.stderr
 
 
 def test_who_has_asked_for_grpcs_own_lines_gets_them() -> None:

@@ -11,6 +11,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.certificates import named_like, odd
 
 from conlora.errors import CardError, ConfigError
 from conlora.net.certificates import node_id_of, tls_name
@@ -160,7 +161,17 @@ def test_a_changed_certificate_is_seen(tmp_path: Path, mercy: Identity, anna: Id
 
 def test_a_card_without_a_proper_certificate(tmp_path: Path, mercy: Identity) -> None:
     path = put_card(tmp_path, mercy, "mercy", certificate="-----BEGIN CERTIFICATE-----\nhello\n")
-    with pytest.raises(CardError, match=r"certificate: not a PEM certificate .*ask mercy to mail the card again"):
+    with pytest.raises(CardError, match=r"certificate: no PEM certificate; ask mercy to mail the card again"):
+        load_card(path)
+
+
+@pytest.mark.parametrize("kind", ["a version that there is not", "an extension twice", "another subject"])
+def test_a_card_with_a_certificate_that_is_no_nodes(tmp_path: Path, mercy: Identity, anna: Identity, kind: str) -> None:
+    certificate = {**odd(mercy), "another subject": named_like(mercy, anna).certificate}[kind]
+    path = put_card(tmp_path, mercy, "mercy", certificate=certificate.decode())
+    with pytest.raises(
+        CardError, match=r"card\.yaml: certificate: the certificate is .*; ask mercy to mail the card again"
+    ):
         load_card(path)
 
 

@@ -54,7 +54,7 @@ def test_what_is_refused_and_why(card: Peer, mercy: Identity, tmp_path: Path) ->
     for other in (anna, successor(anna)):
         assert refused(card, other.certificate) == f"another-node: the certificate is that of node {anna.node_id}"
     named = shifted(second, -1, 5, tls_name(anna.node_id))
-    assert refused(card, named.certificate) == "format: the certificate is for another name"
+    assert refused(card, named.certificate) == "format: the certificate holds other extensions than those of a node's"
     claiming = shifted(mercy, -1, 5, lineage=b"x")
     assert refused(card, claiming.certificate) == "format: the certificate is malformed (its lineage is malformed)"
     assert refused(card, shifted(second, -20, -10).certificate).startswith("expired: the certificate has expired on 20")
@@ -73,3 +73,32 @@ def test_a_successor_is_signed_by_its_own_key(card: Peer, mercy: Identity) -> No
     assert refused(card, shifted(replace(second, key=mercy.key), -1, 5).certificate) == (
         "format: the certificate is malformed (it is not signed by its own key)"
     )
+
+
+def test_who_has_missed_one_trusts_the_one_before_it_no_longer_for_that(card: Peer, mercy: Identity) -> None:
+    now = float(int(time.time()))
+    second = successor(mercy, until=now + 100)
+    third = successor(second, until=now + DAY)
+    peer = card.succeeded(third.certificate, now)
+    assert peer.accepted(now + 100 + LAG_SECONDS - 1) == [mercy.certificate, third.certificate]
+    assert peer.accepted(now + 100 + LAG_SECONDS) == [third.certificate]
+
+
+def test_one_that_was_missed_is_learnt_for_as_long_as_it_is_shown(card: Peer, mercy: Identity) -> None:
+    """The link was up all the time, so the third was announced while the peer still showed the second."""
+    now = float(int(time.time()))
+    second = successor(mercy, until=now - DAY)
+    third, rival = successor(second, until=now + DAY), successor(mercy, until=now - DAY)
+    peer = card.succeeded(third.certificate, now)
+    shown = peer.succeeded(second.certificate, now + DAY + LAG_SECONDS - 1)
+    assert shown == replace(card, successors=(second.certificate, third.certificate))
+    assert shown.accepted(now) == [second.certificate, third.certificate]
+    assert shown.succeeded(second.certificate, now) is shown
+    with pytest.raises(CertificateRejected, match="not-vouched"):
+        peer.succeeded(rival.certificate, now)
+    for known in (peer, shown):
+        with pytest.raises(CertificateRejected, match="replaced: the certificate was replaced by a newer one"):
+            known.succeeded(second.certificate, now + DAY + LAG_SECONDS)
+    newer_card = replace(card, certificate=third.certificate)
+    with pytest.raises(CertificateRejected, match="replaced: the certificate was replaced by the one on the card"):
+        newer_card.succeeded(second.certificate, now)

@@ -37,8 +37,10 @@ def show(context: typer.Context, config: ConfigOption = None, json: JsonOption =
     )
     rows = [(reply.name, reply.certificate_expires or 0.0, note)]
     for peer in reply.peers:
-        known = "knows the next one" if peer.knows_next_certificate else "does not know the next one yet"
-        rows.append((peer.name, peer.certificate_expires or 0.0, known if rotating else ""))
+        known = f"knows the {'next' if rotating else 'present'} one" if peer.knows_next_certificate else ""
+        if rotating and not known:
+            known = "does not know the next one yet"
+        rows.append((peer.name, peer.certificate_expires or 0.0, known))
     for name, moment, note in rows:
         table.add_row(Text(name), Text(day(moment), style="yellow" if warning(moment, time.time()) else ""), note)
     console.print(table)
@@ -56,7 +58,7 @@ def rotate(
     """Replace this node's key and certificate without a break: peers learn them over their links, and take both for a while."""
     from conlora.cli.admin import admin_client
     from conlora.config import load_basics
-    from conlora.errors import NodeUnreachable, Refused
+    from conlora.errors import NodeSlow, NodeUnreachable, Refused
     from conlora.net.certificates import expires
     from conlora.net.expiry import day
     from conlora.net.rotation import rotate as make_next
@@ -67,6 +69,8 @@ def rotate(
         with admin_client(config) as client:
             client.read_identity()
         told = "neighbours are told now, others when a link comes up; `conlora cert` shows who knows it"
+    except NodeSlow:
+        told = "the daemon is busy, and looks once a minute; then it tells peers, and `conlora cert` shows who knows it"
     except NodeUnreachable:
         told = "no daemon runs; peers are told once it does"
     except Refused as error:

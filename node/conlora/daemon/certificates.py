@@ -9,7 +9,7 @@ import structlog
 from conlora.errors import ConfigError, ConLoRAError, Refused
 from conlora.net.certificates import expires
 from conlora.net.expiry import day, warning
-from conlora.net.identity import Identity, load_identity, loaded_credentials
+from conlora.net.identity import NEXT_CERTIFICATE_FILE, Identity, load_identity, loaded_credentials
 from conlora.net.mesh import Mesh
 from conlora.net.rotation import take_over
 
@@ -17,6 +17,7 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 60.0
 REMIND_SECONDS = 86400.0
+TAKEN_OVER = "the next certificate has taken over; new partners need the card that `conlora id` prints now"
 
 
 class Certificates:
@@ -26,7 +27,7 @@ class Certificates:
         """directory: the identity's."""
         self._directory = directory
         self._mesh = mesh
-        self._warned: dict[str, float] = {}  # by node id: when
+        self._said: dict[str, float] = {}  # what is said once a day, by node id or file: when
 
     @property
     def identity(self) -> Identity:
@@ -48,8 +49,12 @@ class Certificates:
         """now: seconds since the epoch."""
         if self.identity.next and self.identity.at(now) is not self.identity:
             self._take_over()
+        elif not self.identity.next:
+            self._look_for_next(now)
         if ends := self._to_be_said(self.newest.node_id, self.newest.certificate, now):
             log.warning("this node's certificate is near its end: run `conlora cert rotate`", ends=ends)
+        if self._is_due("neighbours", now):
+            self._mesh.tell()  # one may not have been able to store it, and hears it again no sooner on a link
         for state in self._mesh.states.values():
             if ends := self._to_be_said(state.peer.node_id, state.peer.newest, now):
                 log.warning(
@@ -67,7 +72,9 @@ class Certificates:
                 "the service has a copy of the identity from its start: restart it before the next certificate takes over, and "
                 "its peers are told"
             )
-        identity = load_identity(self._directory)
+        before, identity = self.identity, load_identity(self._directory)
+        if identity == before:
+            return
         if identity.node_id != self.identity.node_id:
             raise ConfigError(
                 f"{self._directory}: holds the identity of another node now; restart the daemon if that is right"
@@ -75,6 +82,17 @@ class Certificates:
         self._mesh.show(identity)
         if identity.next:
             log.info("a next certificate is announced to peers", takes_over=day(identity.next.takes_over_at))
+        else:
+            log.info(TAKEN_OVER)
+
+    def _look_for_next(self, now: float) -> None:
+        """`conlora cert rotate` tells this daemon, which may not have heard it."""
+        try:
+            if (self._directory / NEXT_CERTIFICATE_FILE).exists():
+                self.read()
+        except (OSError, ConLoRAError) as error:
+            if self._is_due(NEXT_CERTIFICATE_FILE, now):
+                log.error("the next certificate can't be taken up", reason=str(error))
 
     def _take_over(self) -> None:
         following = self.identity.at(time.time())
@@ -83,12 +101,15 @@ class Certificates:
         except (OSError, ConLoRAError) as error:  # what is on the disk counts by the time, so this can wait
             log.warning("the next certificate counts, but its files keep their names", reason=str(error))
         self._mesh.show(following)
-        log.info("the next certificate has taken over; partners from now on need the card that `conlora id` prints")
+        log.info(TAKEN_OVER)
 
     def _to_be_said(self, node_id: str, certificate: bytes, now: float) -> str:
         """What to say of a certificate, once a day."""
         text = warning(expires(certificate), now)
-        if not text or now - self._warned.get(node_id, -REMIND_SECONDS) < REMIND_SECONDS:
-            return ""
-        self._warned[node_id] = now
-        return text
+        return text if text and self._is_due(node_id, now) else ""
+
+    def _is_due(self, what: str, now: float) -> bool:
+        if now - self._said.get(what, -REMIND_SECONDS) < REMIND_SECONDS:
+            return False
+        self._said[what] = now
+        return True

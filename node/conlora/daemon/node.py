@@ -315,9 +315,8 @@ class Node:
         await self._mesh.lift(peer)
 
     async def read_identity(self) -> None:
-        """See `net.admin.Operations`."""
-        async with self._changing:
-            self._certificates.read()
+        """See `net.admin.Operations`. It waits for no other command: a reload or a drain may take long."""
+        self._certificates.read()
 
     async def _reload(self) -> Changes:
         """Whatever may fail comes before the first change."""
@@ -331,7 +330,7 @@ class Node:
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
         self._observatory.change(peers)
         self._exchange.change(peers, config.federation.sync_deadline_seconds, config.exchange.encoding_for)
-        self._mesh.change([self._announced.known(peer) for peer in peers])  # they may have announced more meanwhile
+        self._mesh.change(peers)
         self._config = config
         return made
 

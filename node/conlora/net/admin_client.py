@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import grpc
 
-from conlora.errors import NodeUnreachable, Refused
+from conlora.errors import NodeSlow, NodeUnreachable, Refused
 from conlora.net.conversion import from_message
 from conlora.net.status import Changes, ConsensusView, NodeStatus, RoundRecord
 from conlora.v1 import admin_pb2 as pb
@@ -19,7 +19,7 @@ OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_len
 
 
 class AdminClient:
-    """Speaks with one node. Every call raises NodeUnreachable where no daemon answers, and Refused where it declines."""
+    """One node. Calls raise NodeUnreachable where no daemon answers, NodeSlow where not in time, Refused where it declines."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -109,7 +109,7 @@ class AdminClient:
             if code is grpc.StatusCode.FAILED_PRECONDITION:
                 raise Refused(str(details)) from None
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise NodeUnreachable(f"the daemon at {self._socket} did not answer within {seconds:.0f} s") from None
+                raise NodeSlow(f"the daemon at {self._socket} did not answer within {seconds:.0f} s") from None
             reason = details if code is not grpc.StatusCode.UNAVAILABLE else "it has died or is starting"
             raise NodeUnreachable(
                 f"no daemon answers at {self._socket} ({reason}); start it with `conlora run`"

@@ -6,9 +6,11 @@ so that a certificate alone says whose it is.
 """
 
 import base64
+import contextlib
 import datetime
 import functools
 import hashlib
+from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 from cryptography import x509
@@ -123,6 +125,11 @@ def takes_over_at(certificate: x509.Certificate) -> float:
     return float(steps[-1].until) if steps else 0.0
 
 
+def in_use_until(certificate: x509.Certificate, later: x509.Certificate) -> float:
+    """When its key goes out of use, seconds since the epoch, as the certificate says that follows it, perhaps not at once."""
+    return float(handovers(lineage_of(later))[len(handovers(lineage_of(certificate)))].until)
+
+
 def follows(certificate: x509.Certificate, older: x509.Certificate) -> bool:
     """Whether the older one's key, or one that this has handed over to, vouches for the certificate's key."""
     known, steps = handovers(lineage_of(older)), handovers(lineage_of(certificate))
@@ -140,26 +147,40 @@ def tls_name(node_id: str) -> str:
 
 def self_signed(key: ec.EllipticCurvePrivateKey, lineage: bytes = b"") -> x509.Certificate:
     """A certificate for ten years. lineage: the handovers that lead to this key."""
-    label = tls_name(founder(lineage, public_bytes(key.public_key())))
-    names = [x509.NameAttribute(NameOID.COMMON_NAME, label)]
-    if lineage:  # TLS looks trusted certificates up by their subject, so two of one node must not have the same
-        names.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(1 + len(handovers(lineage)))))
+    node_id = founder(lineage, public_bytes(key.public_key()))
+    name = subject_of(node_id, lineage)
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name(names))
-        .issuer_name(x509.Name(names))
+        .subject_name(name)
+        .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(seconds=LAG_SECONDS))
         .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(label)]), critical=False)
-        # Not a CA. TLS alone would still admit what this key signs; who has called is decided by the very certificate.
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     )
-    if lineage:
-        builder = builder.add_extension(x509.UnrecognizedExtension(LINEAGE, lineage), critical=False)
+    for extension in _extensions(node_id, lineage):
+        builder = builder.add_extension(extension.value, extension.critical)
     return builder.sign(key, hashes.SHA256())
+
+
+def subject_of(node_id: str, lineage: bytes) -> x509.Name:
+    """TLS looks trusted certificates up by their subject: no two keys, of one node or of two, have the same."""
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, tls_name(node_id))]
+    if lineage:
+        names.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(1 + len(handovers(lineage)))))
+    return x509.Name(names)
+
+
+def _extensions(node_id: str, lineage: bytes) -> list[x509.Extension[x509.ExtensionType]]:
+    # Not a CA. TLS alone would still admit what this key signs; who has called is decided by the very certificate.
+    values: dict[x509.ExtensionType, bool] = {
+        x509.SubjectAlternativeName([x509.DNSName(tls_name(node_id))]): False,
+        x509.BasicConstraints(ca=False, path_length=None): True,
+    }
+    if lineage:
+        values[x509.UnrecognizedExtension(LINEAGE, lineage)] = False
+    return [x509.Extension(value.oid, critical, value) for value, critical in values.items()]
 
 
 def expires(certificate: bytes) -> float:
@@ -176,17 +197,44 @@ def check_validity(certificate: x509.Certificate, now: float) -> None:
         raise CertificateRejected("not-yet-valid", f"the certificate is not valid before {day(start.timestamp())}")
 
 
-def check_soundness(certificate: x509.Certificate, node_id: str) -> None:
-    """Raises CertificateRejected where it is not what `self_signed` makes for this node."""
+@contextlib.contextmanager
+def of_a_stranger() -> Iterator[None]:
+    """`with of_a_stranger(): ...`: whatever a certificate can make cryptography raise is CertificateRejected, reason `format`.
+
+    What it raises has no base but Exception: ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, and x509's own
+    InvalidVersion, DuplicateExtension, ExtensionNotFound and UnsupportedGeneralNameType.
+    """
     try:
+        yield
+    except (CertificateRejected, OSError):
+        raise
+    except InvalidSignature:
+        raise CertificateRejected("format", "the certificate is malformed (it is not signed by its own key)") from None
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise CertificateRejected("format", f"the certificate is malformed ({why})") from None
+
+
+def load_certificate(pem: bytes) -> x509.Certificate:
+    """Raises CertificateRejected with reason `format`. What it holds is looked at later: go on in `of_a_stranger`."""
+    with of_a_stranger():
+        try:
+            return x509.load_pem_x509_certificate(pem)
+        except ValueError:
+            raise CertificateRejected("format", "no PEM certificate") from None
+
+
+def check_soundness(certificate: x509.Certificate, node_id: str) -> None:
+    """Raises CertificateRejected where it is not what `self_signed` makes for this node, at whatever time.
+
+    TLS keeps the certificates of all peers in one place. Nothing in one of them may get in the way of another peer's.
+    """
+    with of_a_stranger():
         certificate.verify_directly_issued_by(certificate)
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        found = node_id_of(certificate)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
-        raise CertificateRejected(
-            "format", f"the certificate is malformed ({str(error) or 'it is not signed by its own key'})"
-        ) from None
-    if found != node_id:
-        raise CertificateRejected("another-node", f"the certificate is that of node {found}")
-    if names.get_values_for_type(x509.DNSName) != [tls_name(node_id)]:
-        raise CertificateRejected("format", "the certificate is for another name")
+        if (found := node_id_of(certificate)) != node_id:
+            raise CertificateRejected("another-node", f"the certificate is that of node {found}")
+        lineage = lineage_of(certificate)
+        if not certificate.subject == certificate.issuer == subject_of(node_id, lineage):
+            raise CertificateRejected("format", "the certificate is for another name")
+        if list(certificate.extensions) != _extensions(node_id, lineage):
+            raise CertificateRejected("format", "the certificate holds other extensions than those of a node's")

@@ -9,7 +9,7 @@ import grpc
 from cryptography import x509
 
 from conlora.errors import CertificateRejected
-from conlora.net.certificates import node_id_of, tls_name
+from conlora.net.certificates import load_certificate, node_id_of, of_a_stranger, tls_name
 from conlora.net.identity import Identity, Peer
 from conlora.net.wire import MAX_FRAME_BYTES
 
@@ -64,18 +64,16 @@ def dialling_credentials(identity: Identity, peer: Peer) -> tuple[grpc.ChannelCr
 
 
 def caller(auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer]) -> Peer:
-    """The peer that has dialled us. Raises CertificateRejected with reason `tls`, `stranger` or `replaced`."""
+    """The peer that has dialled us. Raises CertificateRejected with reason `tls`, `format`, `stranger` or `replaced`."""
     versions = b", ".join(auth_context.get("ssl_tls_version", ())).decode()
     certificates = list(auth_context.get("x509_pem_cert", ()))
     if versions != "TLSv1.3" or not certificates:
         raise CertificateRejected(
             "tls", f"the connection is {versions or 'without TLS'} where TLSv1.3 with a certificate is needed"
         )
-    certificate = x509.load_pem_x509_certificate(certificates[0])
-    try:
+    with of_a_stranger():
+        certificate = load_certificate(certificates[0])
         node_id = node_id_of(certificate)
-    except ValueError as error:
-        raise CertificateRejected("stranger", f"the certificate is malformed ({error})") from None
     peer = next((peer for peer in peers if peer.node_id == node_id), None)
     if peer is None:
         raise CertificateRejected("stranger", f"{node_id} is no configured peer")

@@ -60,7 +60,10 @@ class Dialler:
             if self._parting() or not state.peer.address:
                 return
             started = time.monotonic()
-            await self._dial(state)
+            try:
+                await self._dial(state)
+            except Exception as error:  # a defect, perhaps a library's: it must not be the end of the edge
+                log.error("a link has failed by a defect; it is tried again", peer=state.peer.name, exc_info=error)
             if time.monotonic() - started > LONGEST_RETRY_SECONDS:
                 delay = FIRST_RETRY_SECONDS  # it was a real link: the next attempt is a first one again
             pause = (REFUSED_RETRY_SECONDS if state.refused or state.left else delay) * random.uniform(0.5, 1.5)

@@ -5,6 +5,7 @@ reason, and no name.
 """
 
 import contextlib
+import faulthandler
 import os
 import re
 import sys
@@ -67,6 +68,7 @@ def refusals_in_log(nicer: int = 0) -> Iterator[None]:
 
     Python's own standard error goes past it. Does nothing where the operator has asked for gRPC's own lines (GRPC_VERBOSITY).
     Has to be entered before gRPC is used, and before logging is set up. nicer: by how much the thread that reads it yields.
+    The last words of C code that ends the process may stay in the pipe; where that was is written past it.
     """
     if os.environ.get("GRPC_VERBOSITY", "NONE") != "NONE":
         yield
@@ -80,6 +82,8 @@ def refusals_in_log(nicer: int = 0) -> Iterator[None]:
     thread = threading.Thread(target=_watch, args=(reading, errors, nicer), name="refusals", daemon=True)
     thread.start()
     sys.stderr = open(errors, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115  # for as long as this
+    traced = faulthandler.is_enabled()
+    faulthandler.enable(errors)
     try:
         yield
     finally:
@@ -88,6 +92,9 @@ def refusals_in_log(nicer: int = 0) -> Iterator[None]:
         os.dup2(
             errors, 2
         )  # the last writing end is closed by that, and the thread ends: but for a child that still has it
+        faulthandler.disable()
+        if traced:
+            faulthandler.enable(2)
         thread.join(LAST_SECONDS)
         if not thread.is_alive():
             os.close(errors)
@@ -108,6 +115,13 @@ def _watch(reading: int, errors: int, nicer: int) -> None:
                 if why := reason(text):
                     refusals.add(why, time.monotonic())
                 elif not _GRPC.match(text):  # or it is, and goes on after a line feed that a caller has put into it
-                    os.write(errors, printable(text).encode() + b"\n")
+                    _pass_on(errors, printable(text) + "\n")
         if rest:
-            os.write(errors, printable(rest.decode(errors="replace")).encode())
+            _pass_on(errors, printable(rest.decode(errors="replace")))
+
+
+def _pass_on(errors: int, text: str) -> None:
+    with contextlib.suppress(
+        OSError
+    ):  # a full disk, a log that nobody reads: it is lost, and the next line perhaps not
+        os.write(errors, text.encode())

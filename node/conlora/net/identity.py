@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import yaml
@@ -18,8 +19,11 @@ from conlora.net.certificates import (
     check_soundness,
     check_validity,
     follows,
+    in_use_until,
     lineage_of,
+    load_certificate,
     node_id_of,
+    of_a_stranger,
     self_signed,
     takes_over_at,
 )
@@ -78,45 +82,64 @@ class Peer:
     node_id: str
     address: str | None
     certificate: bytes  # the card's
-    successors: tuple[bytes, ...] = ()  # the oldest first: what the peer has announced since
+    successors: tuple[bytes, ...] = ()  # the oldest first: what the peer has announced since; it may lack some of them
 
     @property
     def newest(self) -> bytes:
         """The certificate that the peer shows, or will show."""
         return self.successors[-1] if self.successors else self.certificate
 
+    def on_card(self, card: "Peer") -> "Peer":
+        """The peer of a card that was read again, of the same node, with all that it has announced to us."""
+        newest, known = (x509.load_pem_x509_certificate(each.newest) for each in (card, self))
+        if newest != known and not follows(known, newest):
+            return card
+        first = x509.load_pem_x509_certificate(card.certificate)
+        return replace(card, successors=tuple(compress(self._pems, [follows(each, first) for each in self._chain])))
+
     def accepted(self, now: float) -> list[bytes]:
-        """The certificates that the peer may show now: the newest, and older ones until their successor takes over.
+        """The certificates that the peer may show now: the newest, and older ones for as long as their keys are in use.
 
         An hour is allowed for clocks that differ.
         """
-        older, following = (self.certificate, *self.successors)[:-1], self.successors
-        valid = [
-            certificate
-            for certificate, successor in zip(older, following, strict=True)
-            if now < takes_over_at(x509.load_pem_x509_certificate(successor)) + LAG_SECONDS
-        ]
-        return [*valid, self.newest]
+        if not self.successors:
+            return [self.certificate]  # of most peers, and asked for each caller
+        *older, newest = self._chain
+        valid = [now < in_use_until(each, newest) + LAG_SECONDS for each in older]
+        return list(compress(self._pems, [*valid, True]))
+
+    @property
+    def _pems(self) -> tuple[bytes, ...]:
+        return (self.certificate, *self.successors)
+
+    @property
+    def _chain(self) -> list[x509.Certificate]:
+        return [x509.load_pem_x509_certificate(pem) for pem in self._pems]
 
     def succeeded(self, certificate: bytes, now: float) -> "Peer":
         """The same peer, which shows, or will show, this PEM certificate; itself where that is known.
 
-        Raises CertificateRejected with reason `format`, `another-node`, `expired`, `not-yet-valid`, `replaced` or `not-vouched`.
+        It may be older than one that is known: the peer shows it still, and we have missed it. Raises CertificateRejected with
+        reason `format`, `another-node`, `expired`, `not-yet-valid`, `replaced` or `not-vouched`.
         """
-        try:
-            new, newest = (x509.load_pem_x509_certificate(pem) for pem in (certificate, self.newest))
-        except ValueError:
-            raise CertificateRejected("format", "no PEM certificate") from None
-        check_soundness(new, self.node_id)
-        check_validity(new, now)
-        if new in (x509.load_pem_x509_certificate(pem) for pem in self.accepted(now)):
-            return self
-        if follows(newest, new):
-            raise CertificateRejected("replaced", "the certificate was replaced by a newer one")
-        if not follows(new, newest):
-            raise CertificateRejected("not-vouched", "the key that is known does not vouch for that of the certificate")
-        pem = new.public_bytes(serialization.Encoding.PEM)
-        return replace(self, successors=(*self.successors, pem))
+        with of_a_stranger():
+            new, chain = load_certificate(certificate), self._chain
+            check_soundness(new, self.node_id)
+            check_validity(new, now)
+            older = [each for each in chain if follows(new, each)]
+            newer = [each for each in chain if follows(each, new)]
+            if newer and now >= in_use_until(new, newer[-1]) + LAG_SECONDS:
+                raise CertificateRejected("replaced", "the certificate was replaced by a newer one")
+            if new in chain:
+                return self
+            if newer and not older:
+                raise CertificateRejected("replaced", "the certificate was replaced by the one on the card")
+            if len(older) + len(newer) < len(chain):
+                raise CertificateRejected(
+                    "not-vouched", "the key that is known does not vouch for that of the certificate"
+                )
+            following = (each.public_bytes(serialization.Encoding.PEM) for each in (*older[1:], new, *newer))
+            return replace(self, successors=tuple(following))
 
 
 def create_identity(directory: Path) -> Identity:
@@ -223,18 +246,15 @@ def _belong_together(key_path: Path, certificate_path: Path) -> bool:
 
 
 def load_card(path: Path) -> Peer:
-    """Reads and checks one identity card. Raises CardError where certificate and id don't belong together."""
+    """Reads and checks one identity card. Raises CardError where the certificate is no node's, or another node's than the id."""
     card = load_section(path, PeerCard, remedy="give the file that the partner has mailed")
     try:
-        certificate = x509.load_pem_x509_certificate(card.certificate.encode())
-    except ValueError as error:
-        raise CardError(
-            f"{path}: certificate: not a PEM certificate ({error}); ask {card.name} to mail the card again"
-        ) from error
-    try:
-        actual = node_id_of(certificate)
-    except ValueError as error:
-        raise CardError(f"{path}: certificate: {error}; ask {card.name} to mail the card again") from error
+        with of_a_stranger():
+            certificate = load_certificate(card.certificate.encode())
+            actual = node_id_of(certificate)
+        check_soundness(certificate, actual)
+    except CertificateRejected as error:
+        raise CardError(f"{path}: certificate: {error.detail}; ask {card.name} to mail the card again") from error
     if actual != card.id:
         raise CardError(
             f"{path}: id: {card.id} is not the id of this certificate ({actual}); the card was changed on its way, "

@@ -42,15 +42,20 @@ class Introductions:
         self.identity = identity
         self._keep = keep
 
-    def announcement(self) -> Frame | None:
-        """What every neighbour is to be told, if there is anything."""
-        following = self.identity.next
-        return wire.next_certificate(following.certificate) if following else None
+    @property
+    def _announced(self) -> list[bytes]:
+        """The present certificate, if it is not that of the first key, and the next one: cards may be older than both."""
+        present, following = self.identity, self.identity.next
+        return [each.certificate for each in (present, following) if each and each.lineage]
+
+    def announcements(self) -> list[Frame]:
+        """What every neighbour is to be told, in this order."""
+        return [wire.next_certificate(certificate) for certificate in self._announced]
 
     def known_by(self, other: Acquaintance) -> bool:
-        """Whether the peer has stored the certificate that this node will show."""
-        following = self.identity.next
-        return following is not None and other.kept == hashlib.sha256(following.certificate).digest()
+        """Whether the peer has stored the certificate of a later key that this node shows, or will show."""
+        announced = self._announced
+        return bool(announced) and other.kept == hashlib.sha256(announced[-1]).digest()
 
     def check_own(self) -> None:
         """Raises PeerError where there is no use in dialling."""
@@ -69,9 +74,10 @@ class Introductions:
         """
         name, certificate = other.peer.name, frame.next_certificate
         if frame.HasField("certificate_kept"):
-            other.kept = frame.certificate_kept[: hashlib.sha256().digest_size]
-            if self.known_by(other):
-                log.info("a peer has stored the next certificate", peer=name)
+            if not self.known_by(other):
+                other.kept = frame.certificate_kept[: hashlib.sha256().digest_size]
+                if self.known_by(other):
+                    log.info("a peer has stored this node's new certificate", peer=name)
             return None
         if len(certificate) > wire.LARGEST_CERTIFICATE:
             raise ProtocolError("size", f"{name} announced a certificate of {len(certificate)} bytes")
@@ -99,7 +105,7 @@ class Introductions:
         except CertificateRejected as rejection:
             if remedy := REMEDIES.get(rejection.reason):
                 return f"{name} is refused, for {rejection.detail}; {remedy}", True
-            return f"{error} ({rejection.detail})", True
+            return f"{error} ({wire.printable(rejection.detail)})", True
         except StateError as problem:
             return str(problem), True
         if other.peer == before:

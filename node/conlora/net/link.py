@@ -37,7 +37,7 @@ class Link:
         self.peer = peer
         # Answers frames about certificates; where it is not there, they break the protocol.
         self.on_certificate: Callable[[Frame], Frame | None] | None = None
-        self._certificate_frames = 0
+        self._certificate_frames = Budget(wire.CERTIFICATE_FRAMES_AT_ONCE, wire.CERTIFICATE_FRAMES_PER_SECOND)
         self.dialled = dialled
         self.instance = b""
         self.counts = Counts()
@@ -233,10 +233,9 @@ class Link:
                 self._mailbox.answer(answer)
 
     def _certificate(self, handle: Callable[[Frame], Frame | None], frame: Frame) -> None:
-        self._certificate_frames += 1
-        if self._certificate_frames > wire.MOST_CERTIFICATE_FRAMES:
+        if not self._certificate_frames.spend(1, time.monotonic()):
             raise ProtocolError(
-                "rate", f"{self.peer.name} sent more than {wire.MOST_CERTIFICATE_FRAMES} frames about certificates"
+                "rate", f"{self.peer.name} sent more than {wire.CERTIFICATE_FRAMES_AT_ONCE} frames about certificates"
             )
         if answer := handle(frame):
             self._mailbox.answer(answer)

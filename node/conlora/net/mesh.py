@@ -109,9 +109,9 @@ class Mesh:
         for peer in peers:
             state = self.states.get(peer.node_id) or PeerState(peer, conduct=self._warden.conduct(peer))
             states[peer.node_id] = state
-            state.peer = peer
+            state.peer = state.peer.on_card(peer)  # it may have announced more since the files were read
             if state.link:
-                state.link.change(peer, self._node)
+                state.link.change(state.peer, self._node)
         self.states = states
         self._dial_all()
 
@@ -125,12 +125,17 @@ class Mesh:
         await self._announce()
 
     def show(self, identity: Identity) -> None:
-        """Has this identity from now on, and tells neighbours its next certificate, if there is one."""
+        """Has this identity from now on, and tells neighbours its new certificates."""
         self.introductions.identity = identity
-        for state in self.states.values():
-            if state.link and (frame := self.introductions.announcement()):
-                state.link.tell(frame)
+        self.tell()
         self._dial_all()
+
+    def tell(self) -> None:
+        """Tells neighbours that have not stored them, or could not, the certificates of this node's later keys."""
+        for state in self.states.values():
+            if state.link and not self.introductions.known_by(state):
+                for frame in self.introductions.announcements():
+                    state.link.tell(frame)
 
     def _dial_all(self) -> None:
         """Keeps every edge dialled, once there is something to say, unless the node leaves."""
@@ -279,7 +284,7 @@ class Mesh:
         state.link, state.refused, state.left, state.last_error = link, False, False, ""
         for snapshot in self._node.link_up(state.peer):
             link.offer(snapshot)
-        if frame := self.introductions.announcement():
+        for frame in self.introductions.announcements():
             link.tell(frame)
         if current is None:
             log.info("link up", peer=state.peer.name, dialled=link.dialled)

@@ -7,22 +7,23 @@ takeover that was broken off between its two files is finished at the next occas
 import contextlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from conlora.errors import ConfigError, Refused, StateError
+from conlora.errors import CertificateRejected, ConfigError, Refused, StateError
 from conlora.files import replace_file, sync_directory
 from conlora.net.certificates import (
     HANDOVER_BYTES,
     MOST_HANDOVERS,
     Handover,
+    check_soundness,
     expires,
     follows,
-    node_id_of,
+    of_a_stranger,
     public_bytes,
     self_signed,
     tls_name,
@@ -41,8 +42,6 @@ from conlora.net.identity import (
     private_bytes,
     write_private,
 )
-
-log = structlog.get_logger()
 
 
 def rotate(directory: Path, overlap_seconds: float) -> Identity:
@@ -112,33 +111,41 @@ class Announced:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(self._path(peer), b"".join(peer.successors))
+            sync_directory(self._directory.parent)  # where the folder may be new
         except OSError as error:
             raise StateError(
                 f"{self._path(peer)}: the new certificate of {peer.name} can't be written ({error}); make room"
             ) from error
 
     def peers(self, cards: Path, own_id: str) -> list[Peer]:
-        """See `load_peers`; with what the peers have announced since their cards were mailed."""
+        """See `load_peers` and `known`."""
         return [self.known(peer) for peer in load_peers(cards, own_id)]
 
     def known(self, peer: Peer) -> Peer:
-        """The peer of a card, with what it has announced since."""
+        """The peer of a card, with what it has announced since.
+
+        Raises StateError where that can't be read. To go on with the card would be to trust keys again that were replaced.
+        """
         path = self._path(peer)
         try:
-            certificates = x509.load_pem_x509_certificates(path.read_bytes())
-            successors: list[bytes] = []
-            newest = x509.load_pem_x509_certificate(peer.certificate)
-            for certificate in certificates:  # those that the card is as new as are passed over
-                if follows(certificate, newest) and node_id_of(certificate) == peer.node_id:
-                    successors.append(certificate.public_bytes(serialization.Encoding.PEM))
-                    newest = certificate
+            with of_a_stranger():
+                certificates = x509.load_pem_x509_certificates(path.read_bytes())
+                successors: list[bytes] = []
+                newest = x509.load_pem_x509_certificate(peer.certificate)
+                for certificate in certificates:
+                    check_soundness(certificate, peer.node_id)
+                    if follows(certificate, newest):  # those that the card is as new as are passed over
+                        successors.append(certificate.public_bytes(serialization.Encoding.PEM))
+                        newest = certificate
         except FileNotFoundError:
             return peer
-        except (OSError, ValueError) as error:
-            # It is announced again, or found at the peer's address, or mailed: no reason to stay down.
-            log.error("what a peer has announced can't be read; its card counts", path=str(path), reason=str(error))
-            return peer
-        return Peer(peer.name, peer.node_id, peer.address, peer.certificate, tuple(successors))
+        except (OSError, CertificateRejected) as error:
+            reason = error.detail if isinstance(error, CertificateRejected) else error
+            raise StateError(
+                f"{path}: what {peer.name} has announced can't be read ({reason}); restore the file, or remove it, after which "
+                f"the card counts"
+            ) from error
+        return replace(peer, successors=tuple(successors))
 
     def _path(self, peer: Peer) -> Path:
         return self._directory / f"{tls_name(peer.node_id)}.pem"

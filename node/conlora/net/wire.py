@@ -33,7 +33,8 @@ FRAMES_AT_ONCE, FRAMES_PER_SECOND = (
     2048,
 )  # a link is read no faster: 2 GiB/s of chunks, or 500 snapshots of the smallest
 GOODBYE_SECONDS = 2.0
-MOST_CERTIFICATE_FRAMES = 64  # on one link
+# On one link. A node that is not understood says it again once a day.
+CERTIFICATE_FRAMES_AT_ONCE, CERTIFICATE_FRAMES_PER_SECOND = 64, 1 / 3600
 LARGEST_CERTIFICATE = 16 * 1024  # bytes of PEM; one with the longest lineage has 8 kB
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 PARTING = "its operator has removed this node"  # what a good-bye says
