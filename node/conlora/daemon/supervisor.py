@@ -278,8 +278,7 @@ class Supervisor:
         self._observatory.open(settings, layout)
         self._trainer.send(messages.Layout(publish=self._exchange.outbox.next_slot))
         self._on_ready(settings)
-        if not self._paused:
-            await self._set_state(State.TRAINING)
+        await self._set_state(State.TRAINING)  # also where it is to stand still: it says Paused once it does
 
     def _fail(self, error: BaseException) -> None:
         """Training can't go on, whatever the trainer does."""
