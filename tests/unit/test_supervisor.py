@@ -227,3 +227,27 @@ async def test_who_stops_a_node_that_drains_into_the_end_of_a_round_loses_nothin
         life.supervisor.stop()
         assert not life.trainers[0].killed
         draining.cancel()
+
+
+async def test_who_resumes_hears_that_somebody_has_paused_meanwhile(tmp_path: Path) -> None:
+    async with living(tmp_path, paused=True) as life:
+        resuming = asyncio.create_task(life.supervisor.resume())
+        await life.has_heard(messages.Resume)
+        pausing = asyncio.create_task(life.supervisor.pause())
+        life.trainers[0].say(READY, messages.Paused(round=0))
+        async with asyncio.timeout(5):
+            with pytest.raises(Refused, match=r"^not resumed: the node was paused meanwhile; resume it again$"):
+                await resuming
+            assert await pausing == 0
+
+
+async def test_who_pauses_hears_that_somebody_has_resumed_meanwhile(tmp_path: Path) -> None:
+    async with living(tmp_path) as life:
+        life.trainers[0].say(READY)
+        await life.until(State.TRAINING)
+        pausing = asyncio.create_task(life.supervisor.pause())
+        await life.has_heard(messages.Pause)
+        async with asyncio.timeout(5):
+            assert await life.supervisor.resume() == 0
+            with pytest.raises(Refused, match=r"^not paused: the node was resumed meanwhile; pause it again$"):
+                await pausing

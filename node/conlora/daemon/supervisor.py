@@ -131,12 +131,15 @@ class Supervisor:
             self._trainer.send(messages.Stop())
 
     async def pause(self) -> int:
-        """Waits until the trainer stands still; returns the round. Raises Refused where there is nothing to pause."""
+        """Waits until the trainer stands still; returns the round. Raises Refused where there is nothing to pause, or it is resumed
+        meanwhile.
+        """
         self._paused = True
-        if self.progress.state is State.WAITING:
-            return self.progress.round
         self._tell(messages.Pause())
-        await self.progress.until(lambda: self.progress.state is State.PAUSED, "pause")
+        still = (State.PAUSED, State.WAITING)
+        await self.progress.until(lambda: self.progress.state in still or not self._paused, "pause")
+        if not self._paused:
+            raise Refused("not paused: the node was resumed meanwhile; pause it again")
         return self.progress.round
 
     async def rest(self) -> Checkpoint | None:
@@ -157,18 +160,18 @@ class Supervisor:
             raise Refused("not drained: the node was resumed meanwhile; drain it again")
 
     async def resume(self, absent: bool = False) -> int:
-        """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume.
-
-        absent: the node was away, and is to catch up where it adopts.
+        """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume, or it is paused
+        meanwhile. absent: the node was away, and is to catch up where it adopts.
         """
         self._paused = False
-        await self.progress.announce()
-        if self.progress.state is State.WAITING:
-            return self.progress.round
         self._tell(messages.Resume(absent=absent and self._config.mixing.adopts))
         if self.progress.state is State.PAUSED:
             await self._set_state(State.TRAINING)
-        await self.progress.until(lambda: self.progress.state is State.TRAINING, "resume")
+        await self.progress.announce()  # to those who wait for it to stand
+        going_on = (State.TRAINING, State.WAITING)
+        await self.progress.until(lambda: self.progress.state in going_on or self._paused, "resume")
+        if self._paused:
+            raise Refused("not resumed: the node was paused meanwhile; resume it again")
         return self.progress.round
 
     async def checkpoint(self) -> Checkpoint:
