@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import yaml
 from structlog.testing import capture_logs
+from tests.meshes import until
 from tests.sketch_records import SCHEMA
 
 from conlora.config import load_config
+from conlora.daemon import supervisor as supervisor_module
 from conlora.daemon.progress import State
 from conlora.daemon.supervisor import Supervisor
 from conlora.errors import ConfigError, Refused
 from conlora.store.checkpoints import MANIFEST
 from conlora.store.history import History
 from conlora.training import messages
-
 
 TENSORS = SCHEMA.to_json()
 READY = messages.Ready(fingerprint="print", peft="1", adapter_schema=TENSORS, shared_schema=TENSORS)
@@ -119,6 +120,9 @@ class Played(Trainer):
         return self._ending
 
 
+DIED = "the trainer was ended by SIGKILL"
+
+
 class Life:
     """A supervisor at work, and its trainers in the order in which they are started."""
 
@@ -141,11 +145,15 @@ class Life:
         async with asyncio.timeout(5):
             await self.supervisor.progress.until(lambda: self.state in states, "test")
 
-    async def has_heard(self, kind: type, number: int = -1) -> None:
-        """The trainer has been told."""
-        async with asyncio.timeout(5):
-            while not (self.trainers and any(isinstance(message, kind) for message in self.trainers[number].heard)):
-                await asyncio.sleep(0.001)
+    async def has_heard(self, kind: type, number: int = 0) -> Played:
+        """That trainer has been told."""
+
+        def heard() -> Played | None:
+            trainer = next(iter(self.trainers[number:]), None)
+            return trainer if trainer and any(isinstance(message, kind) for message in trainer.heard) else None
+
+        trainer: Played = await until(heard, f"{kind.__name__} is heard")
+        return trainer
 
 
 @contextlib.asynccontextmanager
@@ -251,3 +259,34 @@ async def test_who_pauses_hears_that_somebody_has_resumed_meanwhile(tmp_path: Pa
             assert await life.supervisor.resume() == 0
             with pytest.raises(Refused, match=r"^not paused: the node was resumed meanwhile; pause it again$"):
                 await pausing
+
+
+@pytest.mark.parametrize("ending", [DIED, ""], ids=["dies", "leaves"])
+async def test_who_drains_waits_for_the_next_trainer_where_one_ends_before_it_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """A program of the user's may also leave, which is no crash."""
+    monkeypatch.setattr(supervisor_module, "LONGEST_BACKOFF_SECONDS", 0.01)
+    async with living(tmp_path) as life:
+        life.trainers[0].say(READY)
+        draining = asyncio.create_task(life.supervisor.rest())
+        (await life.has_heard(messages.Pause)).say(messages.Paused(round=0))
+        (await life.has_heard(messages.Checkpoint)).die(ending)
+        second = await life.has_heard(messages.Setup, 1)
+        second.say(READY, messages.Paused(round=0))
+        await life.has_heard(messages.Checkpoint, 1)
+        second.say(messages.Unchanged())
+        async with asyncio.timeout(5):
+            assert await draining is None, "nothing has been trained"
+        assert life.state is State.PAUSED
+
+
+async def test_who_asks_for_a_checkpoint_hears_that_the_trainer_ended_over_it(tmp_path: Path) -> None:
+    async with living(tmp_path) as life:
+        life.trainers[0].say(READY)
+        await life.until(State.TRAINING)
+        asking = asyncio.create_task(life.supervisor.checkpoint())
+        (await life.has_heard(messages.Checkpoint)).die(DIED)
+        async with asyncio.timeout(5):
+            with pytest.raises(Refused, match=r"^no new checkpoint: the trainer ended before it was saved; ask again"):
+                await asking
