@@ -119,8 +119,10 @@ async def test_the_breach_that_is_one_too_many_says_so_with_the_reasons() -> Non
         with pytest.raises(ProtocolError, match=r"^mallory sent a chunk where it has no place$"):
             await Link(PEER, Script([chunk(b"x")]), dialled=True, depth=1, conduct=conduct).run(Inbox())
     stream = Script([chunk(b"x")])
+    link = Link(PEER, stream, dialled=True, depth=1, conduct=conduct)
     with pytest.raises(Quarantined) as caught:
-        await Link(PEER, stream, dialled=True, depth=1, conduct=conduct).run(Inbox())
+        await link.run(Inbox())
+    await link.farewell()
     assert str(caught.value) == (
         f"mallory sent a chunk where it has no place; that was once too often (out-of-place {OFFENCES})"
     )

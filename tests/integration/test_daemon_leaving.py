@@ -74,7 +74,9 @@ def test_a_node_leaves_for_good_and_its_neighbour_is_not_alarmed(daemons: Daemon
     assert a.exit_code() == 0
     left = b.wait_for(lambda s: s.peers[0].link == "left", "b knows")
     b.admin.reload()  # which dials all who are down
-    b.wait_for(lambda s: s.round >= left.round + 2 and s.peers[0].retry_in_seconds > 10, "b trains and asks now and then")
+    b.wait_for(
+        lambda s: s.round >= left.round + 2 and s.peers[0].retry_in_seconds > 10, "b trains and asks now and then"
+    )
     assert not ALARMS.search(b.log.read_text()[seen:])
     a.start()
     for node in (a, b):

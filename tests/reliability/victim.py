@@ -141,6 +141,7 @@ class Victim(Exchange):
                 self.link_down(self.peer)
                 self.refused += link.counts.rejected + link.counts.sketches_rejected
         except PeerError as error:
+            await link.farewell()
             return error
         raise AssertionError("a link ended without a word")
 
