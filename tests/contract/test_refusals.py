@@ -176,6 +176,17 @@ async def test_as_many_sketches_as_snapshots_and_heartbeats_pay_for(pays: str) -
     assert reader.sketches == 16
 
 
+async def test_what_heartbeats_pay_for_is_not_saved_up() -> None:
+    """Or a peer could send tens of thousands of sketches at once, after a quiet day."""
+    reader = Reader()
+    error, _, _ = await run(
+        [*[wire.heartbeat()] * 60, *(frame for _ in range(100) for frame in sketch(50_000))], reader
+    )
+    assert isinstance(error, ProtocolError)
+    assert error.reason == "rate"
+    assert reader.sketches == (LEAST_BYTES + LEAST_BYTES + reader.max_sketch_bytes) // 50_000
+
+
 async def test_heartbeats_without_an_end() -> None:
     error, _, _ = await run([wire.heartbeat()] * 1000)
     assert isinstance(error, ProtocolError)
