@@ -10,6 +10,7 @@ import structlog
 
 from conlora.core.conduct import Quarantine
 from conlora.errors import StateError
+from conlora.store.disk import sync_directory
 
 log = structlog.get_logger()
 
@@ -48,5 +49,6 @@ class Quarantines(UserDict[str, Quarantine]):
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._path)
+            sync_directory(self._path.parent)
         except OSError as error:
             log.error("a restart will not know who is quarantined now", file=str(self._path), reason=str(error))
