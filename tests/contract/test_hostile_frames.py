@@ -101,6 +101,7 @@ async def run(frames: Sequence[Frame], inbox: Inbox | None = None) -> tuple[Peer
     link = Link(PEER, stream, dialled=True, depth=1)
     with pytest.raises(PeerError) as caught:
         await asyncio.wait_for(link.run(inbox or Inbox()), 10)
+    await link.farewell()
     assert len(asyncio.all_tasks()) == 1
     return caught.value, link, stream
 

@@ -119,8 +119,10 @@ async def test_the_breach_that_is_one_too_many_says_so_with_the_reasons() -> Non
         with pytest.raises(ProtocolError, match=r"^mallory sent a chunk where it has no place$"):
             await Link(PEER, Script([chunk(b"x")]), dialled=True, depth=1, conduct=conduct).run(Inbox())
     stream = Script([chunk(b"x")])
+    link = Link(PEER, stream, dialled=True, depth=1, conduct=conduct)
     with pytest.raises(Quarantined) as caught:
-        await Link(PEER, stream, dialled=True, depth=1, conduct=conduct).run(Inbox())
+        await link.run(Inbox())
+    await link.farewell()
     assert str(caught.value) == (
         f"mallory sent a chunk where it has no place; that was once too often (out-of-place {OFFENCES})"
     )
@@ -172,6 +174,17 @@ async def test_as_many_sketches_as_snapshots_and_heartbeats_pay_for(pays: str) -
     error, _, _ = await run(frames, reader)
     assert "ended the link without a word" in str(error)
     assert reader.sketches == 16
+
+
+async def test_what_heartbeats_pay_for_is_not_saved_up() -> None:
+    """Or a peer could send tens of thousands of sketches at once, after a quiet day."""
+    reader = Reader()
+    error, _, _ = await run(
+        [*[wire.heartbeat()] * 60, *(frame for _ in range(100) for frame in sketch(50_000))], reader
+    )
+    assert isinstance(error, ProtocolError)
+    assert error.reason == "rate"
+    assert reader.sketches == (LEAST_BYTES + LEAST_BYTES + reader.max_sketch_bytes) // 50_000
 
 
 async def test_heartbeats_without_an_end() -> None:

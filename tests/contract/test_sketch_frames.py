@@ -56,6 +56,7 @@ async def run(exchange: Exchange, peer: Peer, frames: Sequence[Frame]) -> tuple[
     link = Link(peer, stream, dialled=True, depth=1)
     with pytest.raises(PeerError) as caught:
         await asyncio.wait_for(link.run(exchange), 10)
+    await link.farewell()
     return caught.value, link, stream
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -123,6 +124,25 @@ async def test_breaking_the_protocol_again_and_again_is_the_same(member: Members
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await hostile.stream.read()
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.PERMISSION_DENIED, "quarantined")
+
+
+@pytest.mark.parametrize("offences", [1, OFFENCES])
+async def test_whoever_offends_is_out_of_the_mix_before_it_is_told(
+    member: Members, monkeypatch: pytest.MonkeyPatch, offences: int
+) -> None:
+    """Its own end of the edge dies with what it has sent, and it may take its time over a good-bye."""
+    monkeypatch.setattr(wire, "GOODBYE_SECONDS", 60.0)
+    a, b = member("a"), member("b")
+    await b.start(a.card(dialled=False))
+    for _ in range(1, offences):
+        b.state(a).conduct.offend("norm", time.monotonic())
+    async with call(a, b) as hostile:
+        await hostile.say(hello("a", b"1", SETTINGS), b"\xff\xff\xff")
+        await until(lambda: b.node.events == [("up", "a"), ("down", "a")], "out of the mix", seconds=5)
+        assert (await hostile.hear("goodbye")).goodbye.reason == (
+            Goodbye.REASON_PROTOCOL if offences == 1 else Goodbye.REASON_QUARANTINED
+        )
+    await until(lambda: not b.state(a).turnstile.open, "the call has ended")
 
 
 async def test_whoever_hangs_up_at_once_has_offended_all_the_same(member: Members) -> None:

@@ -139,8 +139,10 @@ class Victim(Exchange):
             finally:
                 link.discard()
                 self.link_down(self.peer)
+                self._newest = None  # nothing is held through the farewell
                 self.refused += link.counts.rejected + link.counts.sketches_rejected
         except PeerError as error:
+            await link.farewell()
             return error
         raise AssertionError("a link ended without a word")
 

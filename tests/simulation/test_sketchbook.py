@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conlora.core.budget import Budget
 from conlora.core.sketchbook import (
     DEPARTED_SECONDS,
     LEAST_BYTES,
@@ -19,6 +20,7 @@ from conlora.core.sketchbook import (
     Sketchbook,
     allowance,
     lifetime,
+    most_credit,
 )
 from conlora.core.topology import named_graph
 
@@ -363,3 +365,26 @@ def test_a_large_models_sketches_stay_within_two_percent_of_its_snapshots(
     sent = world.carried * record / (2 * graph.number_of_edges())  # on each link, each way
     assert sent <= 0.02 * snapshot * rounds
     assert min(min(world.rounds(node).values()) for node in graph) > rounds - 25
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 4 * LEAST_BYTES),
+    st.integers(1, 1 << 28),
+    st.lists(st.tuples(st.sampled_from(["snapshot", "heartbeat"]), st.integers(0, 20)), max_size=15),
+)
+def test_no_honest_sender_uses_more_than_its_neighbour_grants(
+    record_bytes: int, snapshot_bytes: int, occasions: list[tuple[str, int]]
+) -> None:
+    """However much credit it has saved, and however many records have come meanwhile."""
+    book, now = Sketchbook("me", ["peer"], record_bytes), 0.0
+    book.link_up("peer")
+    granted = Budget(LEAST_BYTES + record_bytes, most=most_credit(record_bytes, snapshot_bytes))
+    for what, arrivals in occasions:
+        now += 1.0
+        for i in range(arrivals):
+            book.put(record(f"{now:.0f}-{i}"), 0.0, now)
+        earned = allowance(snapshot_bytes) if what == "snapshot" else LEAST_BYTES
+        granted.earn(earned)
+        for _ in book.take("peer", earned, now):
+            assert granted.spend(record_bytes, now)

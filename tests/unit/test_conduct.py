@@ -63,7 +63,24 @@ def test_whoever_keeps_to_the_rate_is_never_stopped() -> None:
 
 
 def test_what_is_earned_may_go_beyond_what_is_used_at_once() -> None:
-    budget = Budget(5)
+    budget = Budget(5, most=20)
     budget.earn(10)
     assert budget.spend(15, 0.0)
     assert not budget.spend(1, 1e9)
+
+
+def test_what_is_saved_up_has_an_end() -> None:
+    budget = Budget(5, most=20)
+    for _ in range(3600):
+        budget.earn(10)
+    assert not budget.spend(20.5, 0.0)
+    assert budget.spend(20, 0.0)
+    assert not budget.spend(1, 1.0)
+
+
+def test_what_is_earned_does_not_lapse_with_time() -> None:
+    budget = Budget(5, 1, most=20)
+    budget.earn(10)
+    assert budget.spend(1, 0.0)
+    assert budget.spend(14, 3600.0)
+    assert budget.spend(5, 3605.0)

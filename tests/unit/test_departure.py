@@ -20,6 +20,8 @@ class FakeSupervisor:
     def __init__(self, note: Callable[[str], None]) -> None:
         self.progress = Progress(State.TRAINING, round=4)
         self.rested = asyncio.Event()
+        self.loaded = asyncio.Event()
+        self.loaded.set()
         self._note = note
 
     async def rest(self) -> Any:
@@ -34,6 +36,7 @@ class FakeSupervisor:
 
     async def resume(self, absent: bool = False) -> int:
         self._note("resume absent" if absent else "resume")
+        await self.loaded.wait()
         self.progress.state = State.TRAINING
         return 4
 
@@ -128,6 +131,21 @@ async def test_who_comes_back_links_up_and_then_trains(adopts: bool) -> None:
     assert stage.done == [*(["forget"] if adopts else []), "dial", "resume absent"]
     await stage.departure.resume()
     assert stage.done[-1] == "resume", "after a pause it was not away"
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_nobody_waits_for_a_node_that_loads_before_it_trains(away: bool) -> None:
+    stage = Stage()
+    stage.at_rest()
+    if away:
+        await stage.departure.drain()
+    stage.supervisor.loaded.clear()
+    resuming = asyncio.create_task(stage.departure.resume())
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(1), stage.changing:  # a reload, say
+        assert stage.done[-1] == ("resume absent" if away else "resume")
+    stage.supervisor.loaded.set()
+    assert await resuming == 4
 
 
 async def test_who_has_finished_comes_back_with_its_last_snapshot() -> None:

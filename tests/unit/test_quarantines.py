@@ -51,6 +51,19 @@ def test_a_damaged_file_is_named_and_lets_nobody_out(path: Path, text: str) -> N
         Quarantines(path)
 
 
+def test_what_is_put_in_outlives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's content, and after it the name that it gets."""
+    synced, fsync = [], os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    Quarantines(path)["ABC"] = NORM
+    assert synced == [(path.with_name("quarantines.json.new"), False), (path.parent, True)]
+
+
 def test_a_disk_that_takes_nothing_is_in_the_log_and_the_quarantine_holds(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

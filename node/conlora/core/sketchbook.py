@@ -82,6 +82,11 @@ def allowance(snapshot_bytes: int) -> float:
     return max(SNAPSHOT_SHARE * snapshot_bytes, LEAST_BYTES)
 
 
+def most_credit(sketch_bytes: int, snapshot_bytes: int) -> float:
+    """Bytes of sketches that a neighbour may save up, where neither is larger: more than `Sketchbook.take` ever does."""
+    return allowance(snapshot_bytes) + LEAST_BYTES + sketch_bytes
+
+
 class Sketchbook:
     """The records of a federation at one node."""
 

@@ -59,15 +59,14 @@ class Departure:
 
     async def resume(self) -> int:
         """Goes on, and back into the federation where the node has left it; returns the round. Raises Refused."""
-        async with self._changing:
-            if not self._mesh.away:
-                return await self._supervisor.resume()
-            finished = self._supervisor.progress.state is State.FINISHED
-            if self._config.mixing.adopts and not finished:
-                self._exchange.forget()
-            self._mesh.come_back()
-            log.info("back in the federation")
-            return self._supervisor.progress.round if finished else await self._supervisor.resume(absent=True)
+        async with self._changing:  # no longer than that: until a model is loaded, others may change something
+            away, finished = self._mesh.away, self._supervisor.progress.state is State.FINISHED
+            if away:
+                if self._config.mixing.adopts and not finished:
+                    self._exchange.forget()
+                self._mesh.come_back()
+                log.info("back in the federation")
+        return self._supervisor.progress.round if away and finished else await self._supervisor.resume(absent=away)
 
     async def _to_its_end(self, operation: Coroutine[Any, Any, Standing]) -> Standing:
         """A round may take long: who asked may hang up meanwhile."""

@@ -234,7 +234,8 @@ class Node:
 
     def consensus(self) -> ConsensusView:
         """See `net.admin.Operations`."""
-        mixes = self._exchange.last_mix.values()
+        states = self._mesh.states  # from which a reload takes a peer before it is out of the last mix
+        mixes = [mix for mix in self._exchange.last_mix.values() if mix.contribution.peer in states]
         view = ConsensusView(
             name=self._config.name,
             node_id=self._identity.node_id,
@@ -243,7 +244,7 @@ class Node:
             sketched=self._config.observing.sketched,
             edges=[
                 EdgeConsensus(
-                    name=self._mesh.states[mix.contribution.peer].peer.name,
+                    name=states[mix.contribution.peer].peer.name,
                     node_id=mix.contribution.peer,
                     snapshot_round=mix.contribution.round,
                     weight=mix.contribution.weight,

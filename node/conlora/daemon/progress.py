@@ -22,6 +22,9 @@ class State(StrEnum):
     STOPPING = "stopping"
 
 
+SAVING = (State.TRAINING, State.PAUSED)  # a trainer that is asked for a checkpoint makes one
+STILL = (State.PAUSED, State.WAITING)
+GOING_ON = (State.TRAINING, State.WAITING)
 AT_REST = (State.PAUSED, State.FINISHED, State.WAITING)
 HOPELESS = (State.FINISHED, State.STOPPING)  # nothing follows
 

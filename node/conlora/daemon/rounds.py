@@ -130,7 +130,10 @@ class Rounds:
 
     async def _offer(self, round_: int) -> None:
         """Gives a trainer that goes on after an absence what to go on from, if it was a long one."""
-        item = await self._exchange.offer(round_, self._history.last_mixed(round_))
+        last: dict[str, int] = {}
+        with self._troubles.of("history", heals=False):  # without it a node is taken for a newcomer
+            last = self._history.last_mixed(round_)
+        item = await self._exchange.offer(round_, last)
         if item:
             peer = self._exchange.name(item.peer)
             log.info("was away for long: adopts a neighbour's snapshot", round=round_, peer=peer, snapshot=item.round)

@@ -4,6 +4,7 @@ What it says between two rounds goes to `rounds`, what it has saved to `seals`.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -15,7 +16,7 @@ from conlora.core.schema import Schema
 from conlora.core.sketch import SketchLayout
 from conlora.daemon.exchange import Exchange
 from conlora.daemon.observatory import Observatory
-from conlora.daemon.progress import AT_REST, Progress, State
+from conlora.daemon.progress import AT_REST, GOING_ON, SAVING, STILL, Progress, State
 from conlora.daemon.rounds import Rounds
 from conlora.daemon.seals import Seals
 from conlora.daemon.troubles import Troubles
@@ -97,11 +98,9 @@ class Supervisor:
             backoff = min(2.0 ** (crashes - 1), LONGEST_BACKOFF_SECONDS)
             log.error("trainer died", reason=ending, restart_in_seconds=backoff)
             await self._set_state(State.RESTARTING, ending)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff):
                     await self._stopping.wait()
-            except TimeoutError:
-                continue
         if error := self.unsaved:
             raise error
         if not self._stopping.is_set():
@@ -123,20 +122,18 @@ class Supervisor:
             return
         self._stopping.set()
         self._exchange.interrupt()
-        if self._trainer is None:
-            return
-        if self.progress.state is State.LOADING:
+        if self._trainer and self.progress.state is State.LOADING:
             self._trainer.kill()  # nothing to save yet, and a model may load for minutes
         else:
-            self._trainer.send(messages.Stop())
+            self._tell(messages.Stop())
 
     async def pause(self) -> int:
-        """Waits until the trainer stands still; returns the round. Raises Refused where there is nothing to pause."""
+        """Waits until the trainer stands still; returns the round. Raises Refused where it can't, or is resumed meanwhile."""
         self._paused = True
-        if self.progress.state is State.WAITING:
-            return self.progress.round
         self._tell(messages.Pause())
-        await self.progress.until(lambda: self.progress.state is State.PAUSED, "pause")
+        await self.progress.until(lambda: self.progress.state in STILL or not self._paused, "pause")
+        if not self._paused:
+            raise Refused("not paused: the node was resumed meanwhile; pause it again")
         return self.progress.round
 
     async def rest(self) -> Checkpoint | None:
@@ -145,11 +142,13 @@ class Supervisor:
         None: nothing has been trained. Raises Refused where it is resumed or stopped meanwhile, or can't be saved.
         """
         self._paused = True
-        if self.progress.state not in AT_REST:
-            self._tell(messages.Pause(after_round=True))
-            await self.progress.until(lambda: self.progress.state in AT_REST or not self._paused, "drain")
-        self.check_at_rest()
-        return await self._save() if self.progress.state is State.PAUSED else self.last_checkpoint
+        while True:
+            if self.progress.state not in AT_REST:
+                self._tell(messages.Pause(after_round=True))
+                await self.progress.until(lambda: self.progress.state in AT_REST or not self._paused, "drain")
+            self.check_at_rest()
+            if self.progress.state is not State.PAUSED or await self._save():
+                return self.last_checkpoint
 
     def check_at_rest(self) -> None:
         """Raises Refused where the node trains, or is about to."""
@@ -157,36 +156,39 @@ class Supervisor:
             raise Refused("not drained: the node was resumed meanwhile; drain it again")
 
     async def resume(self, absent: bool = False) -> int:
-        """Lets a paused trainer go on; returns the round. Raises Refused where there is nothing to resume.
+        """Lets a paused trainer go on; returns the round. Raises Refused where it can't, or is paused meanwhile.
 
         absent: the node was away, and is to catch up where it adopts.
         """
         self._paused = False
-        await self.progress.announce()
-        if self.progress.state is State.WAITING:
-            return self.progress.round
         self._tell(messages.Resume(absent=absent and self._config.mixing.adopts))
         if self.progress.state is State.PAUSED:
             await self._set_state(State.TRAINING)
-        await self.progress.until(lambda: self.progress.state is State.TRAINING, "resume")
+        await self.progress.announce()  # to those who wait for it to stand
+        await self.progress.until(lambda: self.progress.state in GOING_ON or self._paused, "resume")
+        if self._paused:
+            raise Refused("not resumed: the node was paused meanwhile; resume it again")
         return self.progress.round
 
     async def checkpoint(self) -> Checkpoint:
         """A checkpoint of now (the last one where nothing has changed since). Raises Refused where there is none."""
-        saved = self.last_checkpoint
-        if self.progress.state in (State.TRAINING, State.PAUSED):
-            saved = await self._save()
-        if saved is None:
+        if self.progress.state in SAVING and not await self._save():
+            raise Refused("no new checkpoint: the trainer ended before it was saved; ask again when the node trains")
+        if self.last_checkpoint is None:
             raise Refused("there is no checkpoint yet: nothing has been trained")
-        return saved
+        return self.last_checkpoint
 
-    async def _save(self) -> Checkpoint | None:
-        before = self.seals.ended
+    async def _save(self) -> bool:
+        """Whether there is a checkpoint of now; there is none where the trainer has ended meanwhile."""
+        before, trainer = self.seals.ended, self._trainer
         self._tell(messages.Checkpoint())
-        await self.progress.until(lambda: self.seals.ended > before, "checkpoint")
-        if self.seals.problem:
+        await self.progress.until(
+            lambda: self.seals.ended > before or self._trainer is not trainer or self.progress.state not in SAVING,
+            "checkpoint",
+        )
+        if self.seals.ended > before and self.seals.problem:
             raise Refused(self.seals.problem)
-        return self.seals.last
+        return self.seals.ended > before
 
     async def _run_once(self) -> str:
         """One trainer from spawn to exit. Returns how it died, or nothing when it ended in good order."""
@@ -278,8 +280,7 @@ class Supervisor:
         self._observatory.open(settings, layout)
         self._trainer.send(messages.Layout(publish=self._exchange.outbox.next_slot))
         self._on_ready(settings)
-        if not self._paused:
-            await self._set_state(State.TRAINING)
+        await self._set_state(State.TRAINING)  # also where it is to stand still: it says Paused once it does
 
     def _fail(self, error: BaseException) -> None:
         """Training can't go on, whatever the trainer does."""

@@ -14,8 +14,7 @@ log = structlog.get_logger()
 
 FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 30.0
-# A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's, and who has left dials when
-# it comes back: ask rarely.
+# A mismatch or a wrong certificate stays until somebody changes a configuration, perhaps the peer's: ask rarely.
 REFUSED_RETRY_SECONDS = 300.0
 
 Until: TypeAlias = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -66,7 +65,9 @@ class Dialler:
                 log.error("a link has failed by a defect; it is tried again", peer=state.peer.name, exc_info=error)
             if time.monotonic() - started > LONGEST_RETRY_SECONDS:
                 delay = FIRST_RETRY_SECONDS  # it was a real link: the next attempt is a first one again
-            pause = (REFUSED_RETRY_SECONDS if state.refused or state.left else delay) * random.uniform(0.5, 1.5)
+            # Who has left says nothing when it comes back where only this side can dial.
+            pause = REFUSED_RETRY_SECONDS if state.refused else LONGEST_RETRY_SECONDS if state.left else delay
+            pause *= random.uniform(0.5, 1.5)
             state.retry_at = time.monotonic() + pause
             try:
                 async with asyncio.timeout(pause):

@@ -28,7 +28,7 @@ BREAKING_OFF = (Goodbye.REASON_DUPLICATE, Goodbye.REASON_QUARANTINED, Goodbye.RE
 
 
 class Link:
-    """A link with `peer`. `shake_hands`, then `run` until it raises the PeerError that ended it."""
+    """A link with `peer`. `shake_hands`, then `run` until it raises the PeerError that ended it; then `farewell`."""
 
     def __init__(
         self, peer: Peer, stream: Stream, *, dialled: bool, depth: int, conduct: Conduct | None = None
@@ -48,6 +48,7 @@ class Link:
         self._sender: Sender | None = None
         self._sending: Outgoing | None = None
         self._understood: list[str] = []  # encodings that the other side knows
+        self._farewell: Frame | None = None  # to the other side, where it has ended the link by what it did
 
     async def shake_hands(self, name: str, instance: bytes, settings: FederationSettings, probe: bool = False) -> bool:
         """Exchanges Hellos and compares them; returns whether the other side only probes.
@@ -58,6 +59,7 @@ class Link:
         with self._judging():
             theirs = await self._talk.greet(wire.hello(name, instance, settings, probe))
         if problems := wire.differences(settings, theirs):
+            self._farewell = wire.goodbye(Goodbye.REASON_MISMATCH)
             raise SettingsMismatch(f"{self.peer.name} does not fit: {'; '.join(problems)}")
         self.instance, self._understood = theirs.instance, list(theirs.encodings)
         return theirs.probe
@@ -128,10 +130,15 @@ class Link:
             raise LinkClosed(Goodbye.REASON_DUPLICATE, f"{self.peer.name} has another link")
         error = ours if isinstance(ours, LinkClosed) or isinstance(theirs, asyncio.CancelledError) else theirs
         if isinstance(error, ProtocolError):
-            await self._talk.part(wire.goodbye(Goodbye.REASON_PROTOCOL, str(error)))
+            self._farewell = wire.goodbye(Goodbye.REASON_PROTOCOL, str(error))
         elif isinstance(error, Quarantined):
-            await self._talk.part(wire.goodbye(Goodbye.REASON_QUARANTINED, f"{wire.QUARANTINED}: {error}"))
+            self._farewell = wire.goodbye(Goodbye.REASON_QUARANTINED, f"{wire.QUARANTINED}: {error}")
         raise error
+
+    async def farewell(self) -> None:
+        """Says why, where the other side is to blame for the end. That may take seconds: first its snapshots are let go of."""
+        if self._farewell:
+            await self._talk.part(self._farewell)
 
     async def part(self, goodbye: Frame) -> None:
         """See `Conversation.part`."""

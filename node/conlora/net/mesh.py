@@ -243,9 +243,6 @@ class Mesh:
             finally:
                 link.discard()
                 await self._dismiss(state, link)
-        except SettingsMismatch as error:
-            state.note(str(error), refused=True)
-            await link.part(wire.goodbye(Goodbye.REASON_MISMATCH))
         except LinkClosed as error:
             if error.reason == Goodbye.REASON_LEFT:
                 if not self._away:  # where both have left: it will say so again
@@ -255,7 +252,7 @@ class Mesh:
         except WrongCertificate as error:
             state.note(*await self.introductions.look(state, error))
         except PeerError as error:
-            state.note(str(error), refused=False)
+            state.note(str(error), refused=isinstance(error, SettingsMismatch))
         except asyncio.CancelledError:
             if not dialled and not self._parting:  # how gRPC tells that the dialler is gone
                 state.note(f"{state.peer.name} went away without a word", refused=False)
@@ -263,6 +260,7 @@ class Mesh:
         finally:
             if state.conduct.quarantine and state.link:  # another one than this, which has ended
                 state.link.close(Goodbye.REASON_QUARANTINED, wire.QUARANTINED)
+        await link.farewell()
 
     async def _admit(self, state: PeerState, link: Link) -> None:
         """Makes `link` the edge's link, unless there is a better one. Raises LinkClosed for the one that gives way."""

@@ -10,7 +10,7 @@ import structlog
 from conlora.core.budget import Budget
 from conlora.core.conduct import Conduct
 from conlora.core.encoding import CHUNK_BYTES, Encoding
-from conlora.core.sketchbook import LEAST_BYTES, allowance
+from conlora.core.sketchbook import LEAST_BYTES, allowance, most_credit
 from conlora.errors import Overdue, ProtocolError, Quarantined, SketchRejected, SnapshotRejected
 from conlora.net import wire
 from conlora.net.identity import Peer
@@ -84,7 +84,9 @@ class Reception:
         self._due = math.inf  # when what is arriving has to be there
         self._number = 0  # of the last snapshot
         self._heartbeats = Budget(wire.HEARTBEATS_AT_ONCE, 2 / wire.HEARTBEAT_SECONDS)
-        self._sketch_bytes = Budget(LEAST_BYTES + receiver.max_sketch_bytes)
+        largest = max((format.nbytes for format in receiver.formats.values()), default=0)
+        most = most_credit(receiver.max_sketch_bytes, largest)
+        self._sketch_bytes = Budget(LEAST_BYTES + receiver.max_sketch_bytes, most=most)
 
     @property
     def patience(self) -> float:

@@ -39,7 +39,7 @@ LARGEST_CERTIFICATE = 16 * 1024  # bytes of PEM; one with the longest lineage ha
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
 PARTING = "its operator has removed this node"  # what a good-bye says
 LEFT = "the node has left"  # what a dialler hears
-HAS_LEFT = "has left; it dials when it comes back"  # what the operator reads after its name
+HAS_LEFT = "has left; the link comes up again when it comes back"  # what the operator reads after its name
 QUARANTINED = "quarantined"  # what a good-bye begins with, and what a dialler hears
 
 

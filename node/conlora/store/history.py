@@ -197,11 +197,9 @@ class History:
         return epoch
 
     def last_mixed(self, round_: int) -> dict[str, int]:
-        """The round of each peer's snapshot that was mixed last, up to that round."""
-        rows = self._db.execute(
-            "SELECT peer, peer_round, MAX(round) FROM edges WHERE round <= ? GROUP BY peer", (round_,)
-        )
-        return {peer: peer_round for peer, peer_round, _ in rows}
+        """The round of each peer's snapshot that was mixed last, up to that round. Raises StateError where it can't be read."""
+        rows = self._rows("SELECT peer, peer_round, MAX(round) FROM edges WHERE round <= ? GROUP BY peer", round_)
+        return {row["peer"]: row["peer_round"] for row in rows}
 
     def federation_at(self, round_: int) -> dict[str, dict[str, Any]]:
         """The newest rows of `federation` up to that round by moment, `bars` as a mapping; nothing without sketches."""
