@@ -14,6 +14,7 @@ import yaml
 
 from conlora.cli.main import app
 from conlora.config import NodeConfig
+from conlora.core.reasons import REASONS
 from conlora.testbed.spec import TestbedSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,3 +135,10 @@ def test_design_sections_exist() -> None:
     for source in [*ROOT.glob("node/conlora/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         for reference in re.findall(r"DESIGN (\d+(?:\.\d+)?)", source.read_text()):
             assert reference in sections, f"{source}: DESIGN {reference}"
+
+
+def test_every_reason_of_a_refusal_is_in_the_protocol() -> None:
+    text = (ROOT / "docs" / "reference" / "protocol.md").read_text()
+    section = text.partition("## Refusals and quarantine")[2].partition("\n## ")[0]
+    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    assert sorted(re.findall(r"`([a-z-]+)`", rows)) == sorted(REASONS)

@@ -25,6 +25,7 @@ from conlora.daemon.export import card_of, export
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import State, Supervisor
+from conlora.daemon.tally import Tally
 from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
 from conlora.net.certificates import expires
@@ -120,7 +121,7 @@ class Node:
     def _metrics(self) -> contextlib.AbstractContextManager[None]:
         if self._config.observing.metrics is None:
             return contextlib.nullcontext()
-        from conlora.daemon.metrics import metrics_endpoint  # Prometheus, which few nodes need to start
+        from conlora.daemon.scrape import metrics_endpoint  # Prometheus, which few nodes need to start
 
         return metrics_endpoint(self._config.observing.metrics, self)
 
@@ -154,6 +155,7 @@ class Node:
         progress, federation = self._supervisor.progress, self._config.federation
         state, message = self._departure.state
         errors = [figures.error.product for figures in self._exchange.last_mix.values()]
+        checkpoint = self._supervisor.last_checkpoint
         return NodeStatus(
             name=self._config.name,
             node_id=self._identity.node_id,
@@ -177,7 +179,14 @@ class Node:
             certificate_expires=expires(self._certificates.newest.certificate),
             next_certificate_at=following.takes_over_at if (following := self._certificates.identity.next) else None,
             peers=[self._peer_status(state) for state in self._mesh.states.values()],
+            troubles=list(self._supervisor.troubles),
+            checkpoint_round=checkpoint.round if checkpoint else None,
+            checkpoint_written=checkpoint.written if checkpoint else None,
         )
+
+    def tally(self) -> Tally:
+        """What it has done since the daemon's start."""
+        return self._supervisor.tally
 
     def _peer_status(self, state: PeerState) -> PeerStatus:
         peer, link, counts = state.peer, state.link, state.counts

@@ -17,6 +17,7 @@ from conlora.core.sketch import SketchLayout
 from conlora.daemon.exchange import Exchange, Mix
 from conlora.daemon.meter import Meter
 from conlora.daemon.observatory import Observatory
+from conlora.daemon.tally import Tally
 from conlora.daemon.troubles import Troubles
 from conlora.errors import ConfigError, Refused, StateError, TrainingFailed
 from conlora.net.transfers import Outgoing
@@ -86,6 +87,7 @@ class Supervisor:
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints", config.training.keep_checkpoints)
         self.last_checkpoint: Checkpoint | None = None
         self.troubles = Troubles()
+        self.tally = Tally()
         self._config = config
         self._exchange = exchange
         self._observatory = observatory
@@ -294,6 +296,7 @@ class Supervisor:
             case messages.Ready():
                 await self._ready(message)
             case messages.Published():
+                self.tally.published()
                 self._on_publish(self._exchange.publish(message.round, message.radius))
                 self._answering = asyncio.create_task(self._answer(message.round))
                 self._answering.add_done_callback(self._answered)
@@ -384,6 +387,7 @@ class Supervisor:
 
     def _mixed(self, message: messages.Mixed) -> None:
         round_, mix = message.round, self._exchange.mixed(message.weights)
+        self.tally.mixed()
         if self._recorder:
             self._recorder.add(round_, mix.published.vector, self._exchange.arena.own(mix.slot))
         self.progress.round = round_
@@ -408,6 +412,7 @@ class Supervisor:
         if done.round > self._furthest:  # what it has done again is no progress
             self._crashes, self._furthest = 0, done.round
         self.progress.step, self.progress.loss = done.step, done.loss
+        self.tally.rounds.add(done.seconds)
         degree = self._exchange.degree
         with self.troubles.of("history"):
             self._history.add_round(done.round, done.step, done.seconds, done.loss, degree)
