@@ -167,7 +167,9 @@ def test_the_command_writes_what_is_shipped(tmp_path: Path) -> None:
     assert {path.name for path in target.iterdir()} == set(FILES)
     for name in FILES:
         assert (target / name).read_bytes() == (SHIPPED / name).read_bytes()
-    with pytest.raises(ConfigError, match="grafana.json: exists already; choose another directory or pass --overwrite"):
+    with pytest.raises(
+        ConfigError, match=r"grafana\.json: exists already; choose another directory or pass --overwrite"
+    ):
         CliRunner().invoke(app, ["monitoring", "-o", str(target)], catch_exceptions=False)
     again = CliRunner().invoke(app, ["monitoring", "-o", str(target), "--overwrite"], catch_exceptions=False)
     assert again.exit_code == 0
