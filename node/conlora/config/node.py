@@ -238,6 +238,9 @@ class ObservingSection(Section):
         description="for Prometheus: a port on loopback, or host:port, where whoever reaches it may read (no TLS, no "
         "password); none: no metrics",
     )
+    tensorboard: bool = Field(
+        False, description="write TensorBoard event files into state_dir/tensorboard (`conlora[tensorboard]`)"
+    )
 
 
 class NodeConfig(NodeBasics):

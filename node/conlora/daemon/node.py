@@ -47,8 +47,18 @@ def run_node(path: Path, paused: bool = False) -> None:
     ConLoRAError.
     """
     config = load_config(path)
-    with locked(config.state_dir), background() as spawner, History(config.state_dir / "history.db") as history:
+    with locked(config.state_dir), background() as spawner, history_of(config) as history:
         asyncio.run(_run(path, config, history, spawner, paused))
+
+
+def history_of(config: NodeConfig) -> History:
+    """The node's history, opened. Raises ConfigError and StateError."""
+    path = config.state_dir / "history.db"
+    if not config.observing.tensorboard:
+        return History(path)
+    from conlora.store.events import EventHistory  # TensorBoard, which few nodes need to start
+
+    return EventHistory(path, config.state_dir / "tensorboard")
 
 
 async def _run(path: Path, config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
@@ -79,6 +89,7 @@ class Node:
         self._mesh = Mesh(
             config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], quarantines, self._announced.keep
         )
+        history.name_of = self._name_of
         self._certificates = Certificates(config.identity_dir, self._mesh)
         self._supervisor = Supervisor(
             config,
@@ -97,6 +108,10 @@ class Node:
         self._changing = asyncio.Lock()  # one operator at a time
         self._reloading: asyncio.Task[None] | None = None  # by a signal
         self._departure = Departure(config, self._supervisor, self._mesh, self._exchange, self._changing)
+
+    def _name_of(self, peer: str) -> str:
+        state = self._mesh.states.get(peer)
+        return state.peer.name if state else peer
 
     def _read_peers(self, config: NodeConfig) -> list[Peer]:
         peers = self._announced.peers(config.peers_dir, self._identity.node_id)
