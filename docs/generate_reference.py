@@ -1,6 +1,7 @@
 """Generates most pages of docs/reference (see PAGES) from the code; with --check, fails where they differ.
 
-`python docs/generate_reference.py` after a change of a configuration section, a command, an error or a metric.
+`python docs/generate_reference.py` after a change of a configuration section, a command, an error,
+a metric or a message.
 """
 
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from pages.commands import commands
 from pages.configuration import configuration
 from pages.failures import error_sentences, exit_codes
+from pages.messages import messages
 from pages.metrics import metrics
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -19,6 +21,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "exit-codes.md": exit_codes,
     "errors.md": error_sentences,
     "metrics.md": metrics,
+    "messages.md": messages,
 }
 
 

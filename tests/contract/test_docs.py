@@ -1,5 +1,6 @@
 """Documentation is true to the code: generated pages, commands and keys in examples, and links."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -15,7 +16,9 @@ import yaml
 from conlora.cli.main import app
 from conlora.config import NodeConfig
 from conlora.core.reasons import REASONS
+from conlora.net.wire import PROTOCOL_VERSION
 from conlora.testbed.spec import TestbedSpec
+from conlora.v1 import adapter_pb2, peer_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -62,7 +65,7 @@ def test_commands_in_examples_exist(page: Path) -> None:
     for words in commands(page):
         command: Any = typer.main.get_command(app)
         known = {"--help"}
-        for word in words:
+        for before, word in itertools.pairwise(["", *words]):
             if word in getattr(command, "commands", {}):
                 command = command.commands[word]
             elif word in (">", "|"):
@@ -71,7 +74,7 @@ def test_commands_in_examples_exist(page: Path) -> None:
                 known |= {option for parameter in command.params for option in parameter.opts}
                 assert word.partition("=")[0] in known, f"{' '.join(words)}: no option {word}"
             else:
-                placeholder = word.isupper()  # COMMAND in a sentence about all of them
+                placeholder = word.isupper() or before.startswith("-")  # COMMAND, or an option's value
                 assert placeholder or not hasattr(command, "commands"), f"{' '.join(words)}: no command {word}"
 
 
@@ -142,3 +145,16 @@ def test_every_reason_of_a_refusal_is_in_the_protocol() -> None:
     section = text.partition("## Refusals and quarantine")[2].partition("\n## ")[0]
     rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     assert sorted(re.findall(r"`([a-z-]+)`", rows)) == sorted(REASONS)
+
+
+def test_the_protocol_page_knows_every_frame_reason_and_setting() -> None:
+    """The fields are in the generated page; what they are for has to be told by somebody."""
+    text = (ROOT / "docs" / "reference" / "protocol.md").read_text()
+    told = set(re.findall(r"`([A-Za-z_.]+)`", text))
+    kinds = set(peer_pb2.Frame.DESCRIPTOR.fields_by_name) - {"hello"}  # it has a section
+    reasons = {
+        r for r in peer_pb2.Goodbye.DESCRIPTOR.enum_types_by_name["Reason"].values_by_name if r != "REASON_UNSPECIFIED"
+    }
+    settings = set(adapter_pb2.FederationSettings.DESCRIPTOR.fields_by_name)
+    assert kinds | reasons | settings | {"Hello"} <= told
+    assert f"protocol version {PROTOCOL_VERSION}." in text
