@@ -144,7 +144,7 @@ def test_the_dashboard_is_whole() -> None:
     assert (BOARD["uid"], BOARD["schemaVersion"]) == ("conlora-nodes", 39)
     variables = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
-    found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variables["node"]["definition"])
+    found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variables["node"]["query"]["query"])
     assert found
     assert found[2] in exported()[found[1]]
     sources = re.findall(r'"uid": "([^"]+)"', json.dumps(BOARD["panels"] + BOARD["templating"]["list"]))
