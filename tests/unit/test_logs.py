@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+import yaml
 from tests.unit.test_config import config, folder  # noqa: F401  # a fixture
 
 from conlora.cli.common import LogFormat
@@ -76,13 +77,22 @@ def test_what_a_full_disk_had_no_room_for_is_counted(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_run_takes_it(folder: Path, how: str) -> None:  # noqa: F811
     """A node whose identity is missing ends at once, with all that it says in one object."""
-    import yaml
-
     (folder / "conlora.yaml").write_text(yaml.safe_dump(config({})))
-    options = ["--log-format", "json"] if how == "option" else []
-    environment = os.environ | ({"CONLORA_LOG_FORMAT": "json"} if how == "environment" else {})
-    command = [sys.executable, "-m", "conlora", "run", str(folder), *options]
+    told = ended(folder, *(["--log-format", "json"] if how == "option" else []), from_environment=how == "environment")
+    assert (told["exit_code"], told["node"]) == (2, "mercy")
+    assert "identity" in told["reason"]
+
+
+def test_a_file_that_can_not_be_read_is_told_alike(folder: Path) -> None:  # noqa: F811
+    (folder / "conlora.yaml").write_text("name: [")
+    assert "conlora.yaml" in ended(folder, "--log-format", "json")["reason"]
+
+
+def ended(directory: Path, *options: str, from_environment: bool = False) -> dict[str, Any]:
+    """The one object that a node says which can't start."""
+    environment = os.environ | ({"CONLORA_LOG_FORMAT": "json"} if from_environment else {})
+    command = [sys.executable, "-m", "conlora", "run", str(directory), *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     (told,) = objects(done.stderr)
-    assert (done.returncode, told["exit_code"], told["node"]) == (2, 2, "mercy")
-    assert "identity" in told["reason"]
+    assert done.returncode == told["exit_code"] == 2
+    return told

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conlora.cli.common import ConfigArgument, ConfigOption, LogFormat, config_path, console
+from conlora.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -80,7 +81,9 @@ def run(
     with refusals_in_log(NICER):
         from conlora.daemon.node import run_node  # imports gRPC
 
-        for_programs = log_format is LogFormat.JSON
-        set_up_logging(log_format, load_basics(path).name if for_programs else "")
+        for_programs, name = log_format is LogFormat.JSON, ""
+        with contextlib.suppress(ConfigError):  # which `run_node` meets again
+            name = load_basics(path).name if for_programs else ""
+        set_up_logging(log_format, name)
         with ending_in_log() if for_programs else contextlib.nullcontext():
             run_node(path, paused=paused)
