@@ -58,13 +58,13 @@ class Installed:
         kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CONLORA_CONFIG")}
         self.environment = kept | PLAIN
 
-    def says(self, *arguments: object, code: int = 0) -> str:
-        """What a command prints, on both streams."""
+    def says(self, *arguments: object, code: int | None = 0) -> str:
+        """What a command prints, on both streams. code: what it ends with; None: whatever."""
         done = subprocess.run(
             [self.command, *map(str, arguments)], cwd=self.work, env=self.environment, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        assert done.returncode == code, f"{arguments}: {done.stdout}"
+        assert code in (None, done.returncode), f"{arguments}: {done.stdout}"
         return done.stdout
 
     def begins(self, *arguments: object, log: Path) -> subprocess.Popen[bytes]:
@@ -153,7 +153,8 @@ def test_two_nodes_from_nothing_to_an_adapter(installed: Installed, tiny_model: 
             wait_until(lambda name=name: sockets[name].exists(), f"{name} answers")
             wait_until(lambda name=name: '"state": "finished"' in installed.says("status", "-c", name, "--json"), name)
             assert '"link": "up"' in installed.says("status", "-c", name, "--json")
-        assert "amplification" in installed.says("consensus", "-c", "a")
+        # the first time that a busy machine's node is asked, it may need longer than the command waits
+        wait_until(lambda: "amplification" in installed.says("consensus", "-c", "a", code=None), "consensus")
         _the_dashboard_serves(installed, "a", "b")
         installed.says("export", "adapter", "-c", "a")
         assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= {
