@@ -65,8 +65,8 @@ def _text() -> list[Processor]:
 
 def _json(node: str) -> list[Processor]:
     def object_of(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        head = {"timestamp": event.pop("timestamp"), "level": event.pop("level"), "node": node}
-        return head | {name: _finite(value) for name, value in event.items()}
+        first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+        return first | {"node": node} | {name: _finite(value) for name, value in event.items()}
 
     return [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
