@@ -45,9 +45,8 @@ def commands(page: Path) -> Iterator[list[str]]:
     prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     lines += re.findall(r"`(conlora [^`]+)`", prose)
     for line in lines:
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["conlora"]:
-            yield words[1:]
+        if line.startswith("conlora "):  # else it is what a command says
+            yield shlex.split(line, comments=True)[1:]
 
 
 def name(page: Path) -> str:
