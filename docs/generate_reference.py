@@ -1,6 +1,7 @@
-"""Generates docs/reference/{configuration,commands,exit-codes,errors}.md from the code; with --check, fails where they differ.
+"""Generates most pages of docs/reference (see PAGES) from the code; with --check, fails where they differ.
 
-`python docs/generate_reference.py` after a change of a configuration section, a command or an error.
+`python docs/generate_reference.py` after a change of a configuration section, a command, an error,
+a metric or a message.
 """
 
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from pages.commands import commands
 from pages.configuration import configuration
 from pages.failures import error_sentences, exit_codes
+from pages.messages import messages
+from pages.metrics import metrics
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -17,6 +20,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands,
     "exit-codes.md": exit_codes,
     "errors.md": error_sentences,
+    "metrics.md": metrics,
+    "messages.md": messages,
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from conlora.core.consensus import Consensus, EdgeError
 from conlora.daemon.observatory import Observatory
+from conlora.daemon.tally import Durations, Tally
 from conlora.errors import Refused
 from conlora.net.status import (
     Changes,
@@ -43,6 +44,7 @@ def status(**changes: Any) -> NodeStatus:
             **{"loss": 0.5, "accuracy": 0.0, "trainer_restarts": 1, "pid": 12, "trainer_pid": 0},
             **{"uptime_seconds": 1.25, "consensus": None, "evaluation": {"accuracy": 0.5, "loss": 0.25}},
             **{"certificate_expires": 5e9, "next_certificate_at": None},
+            **{"troubles": ["history"], "checkpoint_round": 2, "checkpoint_written": 1e9},
             **changes,
         }
     )
@@ -110,6 +112,7 @@ class FakeNode:
     reply: NodeStatus = field(default_factory=status)
     seen: ConsensusView = field(default_factory=view)
     records: list[RoundRecord] = field(default_factory=lambda: rounds(4))
+    done: Tally = field(default_factory=lambda: Tally(Durations(3, 1.5), Durations(2, 0.25)))
     refusal: str = ""
     asked: list[object] = field(default_factory=list)
     last_checkpoint: Path | None = Path("/state/step-8")
@@ -119,6 +122,9 @@ class FakeNode:
 
     def consensus(self) -> ConsensusView:
         return self.seen
+
+    def tally(self) -> Tally:
+        return self.done
 
     def history(self, after_round: int) -> list[RoundRecord]:
         return [record for record in self.records if record.round > after_round]

@@ -1,5 +1,6 @@
 """Documentation is true to the code: generated pages, commands and keys in examples, and links."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -14,7 +15,10 @@ import yaml
 
 from conlora.cli.main import app
 from conlora.config import NodeConfig
+from conlora.core.reasons import REASONS
+from conlora.net.wire import PROTOCOL_VERSION
 from conlora.testbed.spec import TestbedSpec
+from conlora.v1 import adapter_pb2, peer_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -41,9 +45,8 @@ def commands(page: Path) -> Iterator[list[str]]:
     prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     lines += re.findall(r"`(conlora [^`]+)`", prose)
     for line in lines:
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["conlora"]:
-            yield words[1:]
+        if line.startswith("conlora "):  # else it is what a command says
+            yield shlex.split(line, comments=True)[1:]
 
 
 def name(page: Path) -> str:
@@ -61,7 +64,7 @@ def test_commands_in_examples_exist(page: Path) -> None:
     for words in commands(page):
         command: Any = typer.main.get_command(app)
         known = {"--help"}
-        for word in words:
+        for before, word in itertools.pairwise(["", *words]):
             if word in getattr(command, "commands", {}):
                 command = command.commands[word]
             elif word in (">", "|"):
@@ -70,7 +73,7 @@ def test_commands_in_examples_exist(page: Path) -> None:
                 known |= {option for parameter in command.params for option in parameter.opts}
                 assert word.partition("=")[0] in known, f"{' '.join(words)}: no option {word}"
             else:
-                placeholder = word.isupper()  # COMMAND in a sentence about all of them
+                placeholder = word.isupper() or before.startswith("-")  # COMMAND, or an option's value
                 assert placeholder or not hasattr(command, "commands"), f"{' '.join(words)}: no command {word}"
 
 
@@ -134,3 +137,23 @@ def test_design_sections_exist() -> None:
     for source in [*ROOT.glob("node/conlora/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         for reference in re.findall(r"DESIGN (\d+(?:\.\d+)?)", source.read_text()):
             assert reference in sections, f"{source}: DESIGN {reference}"
+
+
+def test_every_reason_of_a_refusal_is_in_the_protocol() -> None:
+    text = (ROOT / "docs" / "reference" / "protocol.md").read_text()
+    section = text.partition("## Refusals and quarantine")[2].partition("\n## ")[0]
+    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    assert sorted(re.findall(r"`([a-z-]+)`", rows)) == sorted(REASONS)
+
+
+def test_the_protocol_page_knows_every_frame_reason_and_setting() -> None:
+    """The fields are in the generated page; what they are for has to be told by somebody."""
+    text = (ROOT / "docs" / "reference" / "protocol.md").read_text()
+    told = set(re.findall(r"`([A-Za-z_.]+)`", text))
+    kinds = set(peer_pb2.Frame.DESCRIPTOR.fields_by_name) - {"hello"}  # it has a section
+    reasons = {
+        r for r in peer_pb2.Goodbye.DESCRIPTOR.enum_types_by_name["Reason"].values_by_name if r != "REASON_UNSPECIFIED"
+    }
+    settings = set(adapter_pb2.FederationSettings.DESCRIPTOR.fields_by_name)
+    assert kinds | reasons | settings | {"Hello"} <= told
+    assert f"protocol version {PROTOCOL_VERSION}." in text

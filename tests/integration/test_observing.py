@@ -5,6 +5,9 @@ import urllib.request
 from typing import Any
 
 import pytest
+from pages.metrics import exported
+from prometheus_client.parser import text_string_to_metric_families
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.daemons import Daemon, Daemons, free_port, wait_until
 
 from conlora.core.consensus import Consensus, Factors, consensus, factors, measure
@@ -95,7 +98,7 @@ def test_the_last_round_is_measured_where_measuring_takes_longer_than_rounds(dae
 @pytest.mark.usefixtures("forks")
 def test_an_opted_out_node_is_absent_elsewhere_and_carries_others(daemons: Daemons) -> None:
     port = free_port()
-    nodes = path_of(daemons, {"b": {"sketched": False}, "a": {"metrics": f"127.0.0.1:{port}"}}, rule="lora")
+    nodes = path_of(daemons, {"b": {"sketched": False}, "a": {"metrics": port, "tensorboard": True}}, rule="lora")
     everybody = dict.fromkeys("abcd", ROUNDS)
     others = {name: round_ for name, round_ in everybody.items() if name != "b"}
     for node in nodes:
@@ -106,5 +109,13 @@ def test_an_opted_out_node_is_absent_elsewhere_and_carries_others(daemons: Daemo
         text = reply.read().decode()
     assert "conlora_federation_nodes 3.0" in text
     assert f"conlora_round {ROUNDS}.0" in text
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            assert set(sample.labels) == exported()[sample.name], "a real node exports what is declared, and no more"
+    events = EventAccumulator(str(nodes[0].state_dir / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("training/loss")] == list(range(1, ROUNDS + 1))
+    assert {"edge_error/b", "consensus_before/V", "consensus_after/V", "evaluation/accuracy"} <= set(
+        events.Tags()["scalars"]
+    )
     sent = sum(peer.sketch_bytes_sent for peer in nodes[1].admin.status().peers)
     assert sent > 0, "b passed on what it had"

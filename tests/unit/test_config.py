@@ -240,6 +240,20 @@ def test_addresses(folder: Path, address: str) -> None:
     assert load(folder, {"listen": address, "advertise": address}).advertise == address
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(9464, "127.0.0.1:9464"), ("9464", "127.0.0.1:9464"), ("0.0.0.0:9464", "0.0.0.0:9464"), ("[::]:1", "[::]:1")],
+)
+def test_metrics_stay_on_this_machine_unless_a_host_is_given(folder: Path, given: Any, meant: str) -> None:
+    assert load(folder, {"observing.metrics": given}).observing.metrics == meant
+
+
+@pytest.mark.parametrize("given", [True, 65536, -1, "", ":9464", "host", 1.5])
+def test_other_addresses_of_metrics(folder: Path, given: Any) -> None:
+    (sentence,) = sentences(folder, {"observing.metrics": given})
+    assert "observing.metrics" in sentence
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_the_learning_rate_is_the_rules_unless_given(folder: Path, rule: str) -> None:
     assert load(folder, {"federation.rule": rule}).learning_rate == RULES[rule].default_learning_rate

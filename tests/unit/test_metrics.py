@@ -1,21 +1,28 @@
 """Metrics for Prometheus, read over HTTP from a node that says what the test sets."""
 
+import ast
 import asyncio
+import os
 import re
 import socket
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import replace
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.daemons import free_port
 from tests.fakes import ALONE, DOWN, REFUSED, UP, FakeNode, status, view
 
-from conlora.daemon import metrics as module
-from conlora.daemon.metrics import metrics_endpoint
+import conlora as module
+from conlora.core.reasons import REASONS
+from conlora.daemon.metrics import METRICS
+from conlora.daemon.scrape import NodeCollector, metrics_endpoint
+from conlora.daemon.progress import State
 from conlora.errors import ConfigError
+from conlora.net.status import LINK_STATES
 
 PARTS = ("product", "a", "b")
 FIGURES = ("D", "V", "C", "E_A", "E_B", "amplification", "relative")
@@ -23,19 +30,34 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 # name: (type, samples as labels -> value), for the node below
 EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
-    "conlora_node_info": ("gauge", {("name=mercy", "node_id=XYZ", "version=0.1", "rule=lora", "mode=sync"): 1}),
-    "conlora_node_state": ("gauge", {("state=training",): 1}),
+    "conlora_node_info": (
+        "gauge",
+        {("name=mercy", "node_id=XYZ", "version=0.1", "federation=notes", "rule=lora", "mode=sync"): 1},
+    ),
+    "conlora_node_state": ("gauge", {(f"state={state}",): float(state == "training") for state in State}),
     "conlora_certificate_expires_timestamp_seconds": ("gauge", {(): 5e9}),
     "conlora_peer_certificate_expires_timestamp_seconds": ("gauge", {("peer=st-anna",): 4e9}),
     "conlora_round": ("gauge", {(): 3}),
     "conlora_round_goal": ("gauge", {(): 10}),
-    "conlora_step": ("gauge", {(): 24}),
-    "conlora_loss": ("gauge", {(): 0.5}),
-    "conlora_accuracy_ratio": ("gauge", {(): 0.0}),
+    "conlora_round_seconds_count": ("summary", {(): 3}),
+    "conlora_round_seconds_sum": ("summary", {(): 1.5}),
+    "conlora_mix_seconds_count": ("summary", {(): 2}),
+    "conlora_mix_seconds_sum": ("summary", {(): 0.25}),
+    "conlora_optimizer_steps": ("gauge", {(): 24}),
+    "conlora_training_loss": ("gauge", {(): 0.5}),
     "conlora_evaluation": ("gauge", {("figure=accuracy",): 0.5, ("figure=loss",): 0.25}),
     "conlora_trainer_restarts_total": ("counter", {(): 1}),
-    "conlora_link_up": ("gauge", {("peer=st-anna",): 1, ("peer=charité",): 0, ("peer=lakeside",): 0}),
-    "conlora_peer_quarantined": ("gauge", {("peer=st-anna",): 0, ("peer=charité",): 0, ("peer=lakeside",): 1}),
+    "conlora_checkpoint_round": ("gauge", {(): 2}),
+    "conlora_checkpoint_written_timestamp_seconds": ("gauge", {(): 1e9}),
+    "conlora_disk_trouble": ("gauge", {("what=checkpoint",): 0, ("what=history",): 1}),
+    "conlora_link_state": (
+        "gauge",
+        {
+            (f"peer={peer}", f"state={state}"): float(state == is_in)
+            for peer, is_in in (("st-anna", "up"), ("charité", "down"), ("lakeside", "refused"))
+            for state in LINK_STATES
+        },
+    ),
     "conlora_snapshot_age_seconds": ("gauge", {("peer=st-anna",): 0}),
     "conlora_snapshot_delivery_seconds": ("gauge", {("peer=st-anna",): 0.125}),
     "conlora_link_bytes_total": (
@@ -49,22 +71,11 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
             ("peer=lakeside", "direction=received"): 6,
         },
     ),
-    "conlora_rejections_total": (
-        "counter",
-        {
-            ("peer=st-anna", "kind=snapshot"): 1,
-            ("peer=st-anna", "kind=sketch"): 4,
-            ("peer=charité", "kind=snapshot"): 0,
-            ("peer=charité", "kind=sketch"): 0,
-            ("peer=lakeside", "kind=snapshot"): 7,
-            ("peer=lakeside", "kind=sketch"): 0,
-        },
-    ),
     "conlora_refusals_total": (
         "counter",
         {("peer=st-anna", "reason=norm"): 1, ("peer=st-anna", "reason=sketch-key"): 4},
     ),
-    "conlora_sketch_bytes_total": (
+    "conlora_sketch_sent_bytes_total": (
         "counter",
         {("peer=st-anna",): 77, ("peer=charité",): 0, ("peer=lakeside",): 0},
     ),
@@ -74,7 +85,7 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
         | {("peer=charité", f"part={part}"): value for part, value in zip(PARTS, (4, 0, 3), strict=True)},
     ),
     "conlora_edge_weight_ratio": ("gauge", {("peer=st-anna",): 0.25, ("peer=charité",): 0.5}),
-    "conlora_amplification_ratio": ("gauge", {(): 1.5}),
+    "conlora_edge_amplification_ratio": ("gauge", {(): 1.5}),
     "conlora_federation_error": (
         "gauge",
         {
@@ -97,7 +108,7 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
 
 @pytest.fixture
 def node() -> FakeNode:
-    return FakeNode(status(peers=[UP, DOWN, replace(REFUSED, quarantine="norm 5")]), view())
+    return FakeNode(status(peers=[UP, DOWN, REFUSED]), view())
 
 
 async def fetch(port: int) -> str:
@@ -115,6 +126,7 @@ async def scrape(node: FakeNode) -> tuple[Samples, dict[str, str]]:
     port = free_port()
     with metrics_endpoint(f"127.0.0.1:{port}", node):
         families = list(text_string_to_metric_families(await fetch(port)))
+    families = [family for family in families if "process_" not in family.name]
     samples = {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
     return samples, {family.name: family.type for family in families}
 
@@ -127,7 +139,7 @@ async def test_every_name_label_and_value(node: FakeNode) -> None:
         for labels, value in values.items()
     }
     assert samples == expected
-    assert types == {name.removesuffix("_total"): kind for name, (kind, _) in EXPECTED.items()}
+    assert types == {re.sub("_(total|count|sum)$", "", name): kind for name, (kind, _) in EXPECTED.items()}
 
 
 async def test_names_follow_prometheus_customs(node: FakeNode) -> None:
@@ -135,9 +147,9 @@ async def test_names_follow_prometheus_customs(node: FakeNode) -> None:
     port = free_port()
     with metrics_endpoint(f"127.0.0.1:{port}", node):
         text = await fetch(port)
-    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M))
-    helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.M))
-    assert set(types) == set(helps) == set(EXPECTED)
+    types = dict(re.findall(r"^# TYPE (conlora_\S+) (\S+)$", text, re.M))
+    helps = dict(re.findall(r"^# HELP (conlora_\S+) (.*)$", text, re.M))
+    assert set(types) == set(helps) == {metric.name for metric in METRICS}
     for name, kind in types.items():
         assert re.fullmatch(r"conlora(_[a-z]+)+", name)
         assert name.endswith("_total") == (kind == "counter"), name
@@ -146,7 +158,8 @@ async def test_names_follow_prometheus_customs(node: FakeNode) -> None:
 
 
 async def test_what_is_not_known_is_left_out(node: FakeNode) -> None:
-    node.reply, node.seen = status(loss=None, accuracy=None, evaluation={}, certificate_expires=None), ALONE
+    nothing = {"loss": None, "certificate_expires": None, "checkpoint_round": None, "checkpoint_written": None}
+    node.reply, node.seen = status(evaluation={}, **nothing), ALONE
     samples, _ = await scrape(node)
     names = {name for name, _ in samples}
     assert names == {
@@ -154,8 +167,13 @@ async def test_what_is_not_known_is_left_out(node: FakeNode) -> None:
         "conlora_node_state",
         "conlora_round",
         "conlora_round_goal",
-        "conlora_step",
+        "conlora_round_seconds_count",
+        "conlora_round_seconds_sum",
+        "conlora_mix_seconds_count",
+        "conlora_mix_seconds_sum",
+        "conlora_optimizer_steps",
         "conlora_trainer_restarts_total",
+        "conlora_disk_trouble",
         "conlora_federation_nodes",
     }
 
@@ -227,6 +245,47 @@ async def test_a_node_that_fails_to_answer_costs_the_scrape_only(
 
 def test_a_scrape_of_a_node_that_has_ended_is_empty(node: FakeNode) -> None:
     loop = asyncio.new_event_loop()
-    collector = module.NodeCollector(node, loop)
+    collector = NodeCollector(node, loop)
     loop.close()
     assert list(collector.collect()) == []
+
+
+async def test_processes_are_told_of_as_long_as_they_are_there(node: FakeNode) -> None:
+    port = free_port()
+    with metrics_endpoint(f"127.0.0.1:{port}", node):
+        text = await fetch(port)
+        assert "\nprocess_resident_memory_bytes " in text
+        assert "conlora_trainer_process_" not in text, "there is no trainer yet"
+        node.reply = status(trainer_pid=os.getpid())
+        text = await fetch(port)
+    assert "\nconlora_trainer_process_open_fds " in text
+
+
+def test_reasons_are_no_words_of_a_peer() -> None:
+    """Each place that refuses something says why in a literal, and REASONS has them all, so labels are bounded."""
+    assert {reason for _, reason in literal_reasons()} == set(REASONS)
+    assert len(REASONS) == len(set(REASONS))
+
+
+def literal_reasons() -> Iterator[tuple[str, str]]:
+    """What the code gives as a reason, by the class that carries it. Fails for one that is no literal."""
+    source = Path(module.__file__).parent
+    for path in [path for folder in ("core", "net", "daemon") for path in (source / folder).glob("*.py")]:
+        for call in ast.walk(ast.parse(path.read_text())):
+            match call:
+                case ast.Call(
+                    func=ast.Name(id="SnapshotRejected" | "ProtocolError" | "Overdue" as name), args=[why, *_]
+                ):
+                    yield from ((name, reason) for reason in literals(why, path))
+                case ast.Call(func=ast.Name(id="SketchRejected" as name), args=[why, *_]):
+                    yield from ((name, f"sketch-{reason}") for reason in literals(why, path))
+                case ast.Call(func=ast.Attribute(attr="fail", value=ast.Attribute(attr="conduct")), args=[why]):
+                    if ast.unparse(why) != "error.reason":  # of an Overdue
+                        yield from (("fail", reason) for reason in literals(why, path))
+
+
+def literals(why: ast.expr, path: Path) -> list[str]:
+    if ast.unparse(why) == "reason" and path.name == "validation.py":
+        return ["dtype", "shape", "format"]  # of a loop over these
+    assert isinstance(why, ast.Constant), f"{path}:{why.lineno}: {ast.unparse(why)}"
+    return [str(why.value)]

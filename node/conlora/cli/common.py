@@ -2,6 +2,7 @@
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,15 @@ ConfigArgument = Annotated[
         envvar="CONLORA_CONFIG", help="The node's file. Default: ./conlora.yaml, then /etc/conlora.", show_default=False
     ),
 ]
+
+
+class LogFormat(StrEnum):
+    """How a daemon's log is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

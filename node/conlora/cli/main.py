@@ -5,7 +5,7 @@ import sys
 import typer
 
 from conlora import __version__
-from conlora.cli import admin, cert, consensus, dashboard, node, peers, testbed, top
+from conlora.cli import admin, cert, consensus, dashboard, monitoring, node, peers, testbed, top
 from conlora.cli.common import quiet_grpc
 from conlora.errors import ConLoRAError
 
@@ -26,6 +26,7 @@ admin.register(app)
 consensus.register(app)
 top.register(app)
 dashboard.register(app)
+monitoring.register(app)
 
 
 def _version(wanted: bool) -> None:

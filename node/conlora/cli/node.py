@@ -1,11 +1,13 @@
 """Commands of one node that need no running daemon: init, id, check, run."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from conlora.cli.common import ConfigArgument, ConfigOption, config_path, console
+from conlora.cli.common import ConfigArgument, ConfigOption, LogFormat, config_path, console
+from conlora.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -65,17 +67,27 @@ def run(
     paused: Annotated[
         bool, typer.Option("--paused", help="Load and link up, but train only after `conlora resume`.")
     ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(envvar="CONLORA_LOG_FORMAT", help="Of the log on standard error: json is an object a line."),
+    ] = LogFormat.TEXT,
 ) -> None:
     """Run the node in the foreground until it is stopped."""
     from conlora.daemon.background import NICER, one_arithmetic_thread, steady_memory
 
     steady_memory()
     one_arithmetic_thread()  # before what follows imports numpy
-    from conlora.cli.logs import set_up_logging
+    from conlora.cli.logs import ending_in_log, set_up_logging
+    from conlora.config import load_basics
     from conlora.net.handshakes import refusals_in_log
 
+    path = config_path(config)
     with refusals_in_log(NICER):
         from conlora.daemon.node import run_node  # imports gRPC
 
-        set_up_logging()
-        run_node(config_path(config), paused=paused)
+        for_programs, name = log_format is LogFormat.JSON, ""
+        with contextlib.suppress(ConfigError):  # which `run_node` meets again
+            name = load_basics(path).name if for_programs else ""
+        set_up_logging(log_format, name)
+        with ending_in_log() if for_programs else contextlib.nullcontext():
+            run_node(path, paused=paused)

@@ -52,6 +52,12 @@ def preflight(path: Path, seconds: float) -> None:
     report = Report()
     with report.item("configuration") as tell:
         tell(str(path))
+    if config.observing.tensorboard:
+        with report.item("tensorboard") as tell:
+            from conlora.store.events import EventFiles
+
+            EventFiles(config.state_dir / "tensorboard")
+            tell(str(config.state_dir / "tensorboard"))
     identity, peers = None, []
     with report.item("identity") as tell:
         identity = load_identity(config.identity_dir)

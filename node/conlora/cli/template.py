@@ -46,7 +46,7 @@ training:
 
 observing:
   sketched: true            # the whole federation sees how far this node is from agreement, from sketches of its adapter
-  # metrics: 127.0.0.1:9464 # for Prometheus
+  # metrics: 9464           # for Prometheus, on this machine; others need an address: docs/how-to/operations.md
 
 # Partners: put each one's identity card into peers/ with `conlora peers add CARD`.
 """

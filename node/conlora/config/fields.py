@@ -39,6 +39,15 @@ Address = Annotated[
 ]
 
 
+def _on_loopback(address: object) -> object:
+    """A port alone: nobody else reaches it."""
+    alone = isinstance(address, int) and not isinstance(address, bool)
+    return f"127.0.0.1:{address}" if alone or (isinstance(address, str) and address.isdecimal()) else address
+
+
+LocalAddress = Annotated[Address, BeforeValidator(_on_loopback)]
+
+
 class Section(BaseModel):
     """Strict base: unknown keys are errors, values are fixed once read."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from conlora.config.basics import NodeBasics
-from conlora.config.fields import Address, FilePath, Section, existing, resolved
+from conlora.config.fields import FilePath, LocalAddress, Section, existing, resolved
 from conlora.config.mixing import MixingSection
 from conlora.config.reading import load_section
 from conlora.config.tasks import GuestSection, TaskSection
@@ -233,7 +233,14 @@ class ObservingSection(Section):
     """What others may see of this node's consensus error."""
 
     sketched: bool = Field(True, description="let the federation know sketches of this node's adapter: no weights")
-    metrics: Address | None = Field(None, description="host:port for Prometheus; none: no metrics")
+    metrics: LocalAddress | None = Field(
+        None,
+        description="for Prometheus: a port on loopback, or host:port, where whoever reaches it may read (no TLS, no "
+        "password); none: no metrics",
+    )
+    tensorboard: bool = Field(
+        False, description="write TensorBoard event files into state_dir/tensorboard (`conlora[tensorboard]`)"
+    )
 
 
 class NodeConfig(NodeBasics):

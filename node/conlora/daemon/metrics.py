@@ -1,198 +1,265 @@
-"""The node's figures for Prometheus: read when asked for, over HTTP on an address of the operator's choice."""
+"""Every figure that a node exports to Prometheus: name, kind, labels, words, and where its values come from.
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import asdict
-from typing import Protocol
+What is exported (`scrape`) and what docs/reference/metrics.md says are both read from METRICS. Labels hold what this node's
+operator has configured, or words of ours; nothing that a peer sends becomes one.
+"""
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
 
-from conlora.errors import ConfigError
-from conlora.net.status import ConsensusView, NodeStatus, PeerStatus
+from conlora.core.figures import FIGURES, EdgeError
+from conlora.daemon.progress import State
+from conlora.daemon.tally import Durations, Tally
+from conlora.daemon.troubles import KINDS
+from conlora.net.status import LINK_STATES, ConsensusView, NodeStatus, PeerStatus
 
-ANSWER_SECONDS = 5.0
+MOMENTS = ("before", "after")
 
-
-class Subject(Protocol):
-    """What metrics are read from."""
-
-    def status(self) -> NodeStatus:
-        """The node as it is now."""
-        ...
-
-    def consensus(self) -> ConsensusView:
-        """Edge errors, and the federation as the node sees it."""
-        ...
+Value = float | Durations
+Samples = Iterable[tuple[tuple[str, ...], Value]]  # labels' values, and the sample's
 
 
-@contextlib.contextmanager
-def metrics_endpoint(address: str, node: Subject) -> Iterator[None]:
-    """Serves the node's metrics as long as the context lasts; needs a running event loop.
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a node tells when it is asked for its metrics."""
 
-    Raises ConfigError for an address that can't be used.
+    status: NodeStatus
+    view: ConsensusView
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One metric. kind: a `summary` has no quantiles, its samples are NAME_count and NAME_sum. read: what has no value yet is
+    left out.
     """
-    host, _, port = address.rpartition(":")
-    registry = CollectorRegistry()
-    registry.register(NodeCollector(node, asyncio.get_running_loop()))
-    try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
-    except OSError as error:
-        raise ConfigError(
-            f"observing.metrics: {address} can't be used ({error}); choose another address or port"
-        ) from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+    name: str
+    kind: Literal["gauge", "counter", "summary"]
+    text: str
+    read: Callable[[Moment], Samples]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The names under which Prometheus stores it."""
+        return (f"{self.name}_count", f"{self.name}_sum") if self.kind == "summary" else (self.name,)
 
 
-class NodeCollector(Collector):
-    """Asks the node, in its own event loop, each time Prometheus asks us."""
+def _one(value: Callable[[Moment], float | Durations | None]) -> Callable[[Moment], Samples]:
+    """Of a figure without labels."""
 
-    def __init__(self, node: Subject, loop: asyncio.AbstractEventLoop) -> None:
-        self._node = node
-        self._loop = loop
+    def read(moment: Moment) -> Samples:
+        if (number := value(moment)) is not None:
+            yield (), number
 
-    def describe(self) -> Iterator[Metric]:
-        """Nothing: names are known once the node is asked."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics of this moment."""
-
-        answer: Future[tuple[NodeStatus, ConsensusView]] = Future()
-
-        def read() -> None:
-            try:
-                answer.set_result((self._node.status(), self._node.consensus()))
-            except Exception as error:
-                answer.set_exception(error)
-
-        try:
-            self._loop.call_soon_threadsafe(read)
-        except RuntimeError:
-            return  # the node has just ended
-        status, view = answer.result(ANSWER_SECONDS)
-        yield from _training(status)
-        yield from _links(status.peers)
-        yield from _edges(view)
-        yield from _federation(view)
+    return read
 
 
-def _training(status: NodeStatus) -> Iterator[Metric]:
-    info = GaugeMetricFamily(
-        "conlora_node_info", "1; what the node is", labels=["name", "node_id", "version", "rule", "mode"]
-    )
-    info.add_metric([status.name, status.node_id, status.version, status.rule, status.mode], 1)
-    yield info
-    state = GaugeMetricFamily("conlora_node_state", "1 for the state that the node is in", labels=["state"])
-    state.add_metric([status.state], 1)
-    yield state
-    yield _gauge(
-        "conlora_certificate_expires_timestamp_seconds", "End of the node's certificate", status.certificate_expires
-    )
-    yield _gauge("conlora_round", "Rounds finished", status.round)
-    yield _gauge("conlora_round_goal", "Rounds to be made", status.rounds)
-    yield _gauge("conlora_step", "Optimizer steps made", status.step)
-    yield _gauge("conlora_loss", "Mean training loss over the last round", status.loss)
-    yield _gauge("conlora_accuracy_ratio", "On the node's own held-out rows", status.accuracy)
-    evaluation = GaugeMetricFamily("conlora_evaluation", "On the node's own held-out rows", labels=["figure"])
-    for figure, value in status.evaluation.items():
-        evaluation.add_metric([figure], value)
-    yield evaluation
-    yield CounterMetricFamily(
-        "conlora_trainer_restarts_total", "Times the trainer died and was started again", value=status.trainer_restarts
-    )
+def _by_peer(value: Callable[[PeerStatus], float | None]) -> Callable[[Moment], Samples]:
+    """Of a figure by peer."""
+
+    def read(moment: Moment) -> Samples:
+        for peer in moment.status.peers:
+            if (number := value(peer)) is not None:
+                yield (peer.name,), number
+
+    return read
 
 
-def _links(peers: list[PeerStatus]) -> Iterator[Metric]:
-    yield _by_peer("conlora_link_up", "1 while the link lives", peers, lambda p: float(p.link == "up"))
-    yield _by_peer(
-        "conlora_peer_quarantined", "1 while nothing is accepted", peers, lambda p: float(p.quarantine is not None)
-    )
-    yield _by_peer(
+def _info(moment: Moment) -> Samples:
+    s = moment.status
+    yield (s.name, s.node_id, s.version, s.federation, s.rule, s.mode), 1
+
+
+def _states(moment: Moment) -> Samples:
+    return (((state.value,), float(moment.status.state == state)) for state in State)
+
+
+def _evaluation(moment: Moment) -> Samples:
+    return (((figure,), value) for figure, value in moment.status.evaluation.items())
+
+
+def _troubles(moment: Moment) -> Samples:
+    return (((kind,), float(kind in moment.status.troubles)) for kind in KINDS)
+
+
+def _links(moment: Moment) -> Samples:
+    return (((p.name, state), float(p.link == state)) for p in moment.status.peers for state in LINK_STATES)
+
+
+def _traffic(moment: Moment) -> Samples:
+    for peer in moment.status.peers:
+        yield (peer.name, "sent"), peer.bytes_sent
+        yield (peer.name, "received"), peer.bytes_received
+
+
+def _refusals(moment: Moment) -> Samples:
+    return (((peer.name, reason), n) for peer in moment.status.peers for reason, n in peer.refused.items())
+
+
+def _edge_errors(moment: Moment) -> Samples:
+    return (((e.name, part), value) for e in moment.view.edges for part, value in asdict(e.error).items())
+
+
+def _federation(bars: bool) -> Callable[[Moment], Samples]:
+    def read(moment: Moment) -> Iterator[tuple[tuple[str, ...], float]]:
+        for when, federation in zip(MOMENTS, (moment.view.before, moment.view.after), strict=True):
+            if federation:
+                figures = federation.bars if bars else federation.figures
+                yield from (((figure, when), value) for figure, value in figures.to_json().items())
+
+    return read
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(words)
+
+
+METRICS = (
+    Declared(
+        "conlora_node_info",
+        "gauge",
+        "1; what the node is",
+        _info,
+        ("name", "node_id", "version", "federation", "rule", "mode"),
+    ),
+    Declared(
+        "conlora_node_state",
+        "gauge",
+        f"1 for the state that the node is in, else 0: {_words(State)}",
+        _states,
+        ("state",),
+    ),
+    Declared(
+        "conlora_certificate_expires_timestamp_seconds",
+        "gauge",
+        "End of the node's newest certificate",
+        _one(lambda m: m.status.certificate_expires),
+    ),
+    Declared("conlora_round", "gauge", "Rounds finished", _one(lambda m: m.status.round)),
+    Declared("conlora_round_goal", "gauge", "Rounds to be made", _one(lambda m: m.status.rounds)),
+    Declared(
+        "conlora_round_seconds",
+        "summary",
+        "Rounds since the daemon's start, and how long they took",
+        _one(lambda m: m.tally.rounds),
+    ),
+    Declared(
+        "conlora_mix_seconds",
+        "summary",
+        "Mixes since the daemon's start, and how long they took: from publishing until mixed, with the wait of sync mode",
+        _one(lambda m: m.tally.mixes),
+    ),
+    Declared("conlora_optimizer_steps", "gauge", "Optimizer steps made", _one(lambda m: m.status.step)),
+    Declared("conlora_training_loss", "gauge", "Mean over the last round", _one(lambda m: m.status.loss)),
+    Declared(
+        "conlora_evaluation",
+        "gauge",
+        "Of the newest evaluation on the node's own held-out rows: loss, and accuracy or what else the task tells",
+        _evaluation,
+        ("figure",),
+    ),
+    Declared(
+        "conlora_trainer_restarts_total",
+        "counter",
+        "Times the trainer died and was started again",
+        _one(lambda m: m.status.trainer_restarts),
+    ),
+    Declared("conlora_checkpoint_round", "gauge", "Of the newest one", _one(lambda m: m.status.checkpoint_round)),
+    Declared(
+        "conlora_checkpoint_written_timestamp_seconds",
+        "gauge",
+        "When the newest one was written",
+        _one(lambda m: m.status.checkpoint_written),
+    ),
+    Declared(
+        "conlora_disk_trouble", "gauge", f"1 while it can't be written, else 0: {_words(KINDS)}", _troubles, ("what",)
+    ),
+    Declared(
+        "conlora_link_state",
+        "gauge",
+        f"1 for the state that the edge is in, else 0: {_words(LINK_STATES)}",
+        _links,
+        ("peer", "state"),
+    ),
+    Declared(
         "conlora_peer_certificate_expires_timestamp_seconds",
+        "gauge",
         "End of the newest certificate that is known",
-        peers,
-        lambda p: p.certificate_expires,
-    )
-    yield _by_peer(
-        "conlora_snapshot_age_seconds", "Since the newest snapshot arrived", peers, lambda p: p.snapshot_age_seconds
-    )
-    yield _by_peer(
+        _by_peer(lambda p: p.certificate_expires),
+        ("peer",),
+    ),
+    Declared(
+        "conlora_snapshot_age_seconds",
+        "gauge",
+        "Since the newest snapshot arrived",
+        _by_peer(lambda p: p.snapshot_age_seconds),
+        ("peer",),
+    ),
+    Declared(
         "conlora_snapshot_delivery_seconds",
-        "From publishing until the peer had it",
-        peers,
-        lambda p: p.delivery_seconds,
-    )
-    traffic = CounterMetricFamily("conlora_link_bytes_total", "Payload sent and received", labels=["peer", "direction"])
-    rejected = CounterMetricFamily(
-        "conlora_rejections_total", "What a peer sent and was refused", labels=["peer", "kind"]
-    )
-    refused = CounterMetricFamily(
-        "conlora_refusals_total", "What a peer sent and was refused, by reason", labels=["peer", "reason"]
-    )
-    sketches = CounterMetricFamily("conlora_sketch_bytes_total", "Sent for sketches", labels=["peer"])
-    for peer in peers:
-        traffic.add_metric([peer.name, "sent"], peer.bytes_sent)
-        traffic.add_metric([peer.name, "received"], peer.bytes_received)
-        rejected.add_metric([peer.name, "snapshot"], peer.snapshots_rejected)
-        rejected.add_metric([peer.name, "sketch"], peer.sketches_rejected)
-        for reason, n in peer.refused.items():
-            refused.add_metric([peer.name, reason], n)
-        sketches.add_metric([peer.name], peer.sketch_bytes_sent)
-    yield from (traffic, rejected, refused, sketches)
-
-
-def _edges(view: ConsensusView) -> Iterator[Metric]:
-    errors = GaugeMetricFamily(
-        "conlora_edge_error", "Frobenius distance from a neighbour before the last mix", labels=["peer", "part"]
-    )
-    weights = GaugeMetricFamily("conlora_edge_weight_ratio", "Metropolis weight in the last mix", labels=["peer"])
-    for edge in view.edges:
-        for part, value in asdict(edge.error).items():
-            errors.add_metric([edge.name, part], value)
-        weights.add_metric([edge.name], edge.weight)
-    yield from (errors, weights)
-    yield _gauge(
-        "conlora_amplification_ratio", "Edge error in the product for each unit in the factors", view.amplification
-    )
-
-
-def _federation(view: ConsensusView) -> Iterator[Metric]:
-    figures = GaugeMetricFamily(
+        "gauge",
+        "From publishing until the peer had the last one, checked",
+        _by_peer(lambda p: p.delivery_seconds),
+        ("peer",),
+    ),
+    Declared(
+        "conlora_link_bytes_total",
+        "counter",
+        "Snapshots and sketches, without what frames and TLS add: sent, received",
+        _traffic,
+        ("peer", "direction"),
+    ),
+    Declared(
+        "conlora_sketch_sent_bytes_total",
+        "counter",
+        "Sent for sketches, a part of conlora_link_bytes_total",
+        _by_peer(lambda p: p.sketch_bytes_sent),
+        ("peer",),
+    ),
+    Declared(
+        "conlora_refusals_total",
+        "counter",
+        "What a peer sent and was refused, by its reason in protocol.md; those that have occurred",
+        _refusals,
+        ("peer", "reason"),
+    ),
+    Declared(
+        "conlora_edge_error",
+        "gauge",
+        f"Frobenius distance from a neighbour before the last mix: {_words(EdgeError.__slots__)}",
+        _edge_errors,
+        ("peer", "part"),
+    ),
+    Declared(
+        "conlora_edge_weight_ratio",
+        "gauge",
+        "Weight in the last mix",
+        lambda m: (((edge.name,), edge.weight) for edge in m.view.edges),
+        ("peer",),
+    ),
+    Declared(
+        "conlora_edge_amplification_ratio",
+        "gauge",
+        "Edge error in the product for each unit in the factors, over all edges",
+        _one(lambda m: m.view.amplification),
+    ),
+    Declared(
         "conlora_federation_error",
-        "Consensus error over all sketched nodes, before and after their last mixes",
-        labels=["figure", "moment"],
-    )
-    bars = GaugeMetricFamily(
-        "conlora_federation_error_bar", "Half-width of the estimate's error bar", labels=["figure", "moment"]
-    )
-    for moment, federation in (("before", view.before), ("after", view.after)):
-        if federation:
-            for family, values in ((figures, federation.figures), (bars, federation.bars)):
-                for figure, value in values.to_json().items():
-                    family.add_metric([figure, moment], value)
-    yield from (figures, bars)
-    yield _gauge("conlora_federation_nodes", "Nodes whose sketches are known", len(view.nodes))
-
-
-def _gauge(name: str, text: str, value: float | None) -> Metric:
-    family = GaugeMetricFamily(name, text)
-    if value is not None:
-        family.add_metric([], value)
-    return family
-
-
-def _by_peer(name: str, text: str, peers: list[PeerStatus], value: Callable[[PeerStatus], float | None]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=["peer"])
-    for peer in peers:
-        if (number := value(peer)) is not None:
-            family.add_metric([peer.name], number)
-    return family
+        "gauge",
+        f"Consensus error over all nodes whose sketches are known, around their last mixes: {_words(FIGURES)}; "
+        f"{_words(MOMENTS)}",
+        _federation(bars=False),
+        ("figure", "moment"),
+    ),
+    Declared(
+        "conlora_federation_error_bar",
+        "gauge",
+        "Half-width of the estimate's error bar: two standard errors of the sketch",
+        _federation(bars=True),
+        ("figure", "moment"),
+    ),
+    Declared("conlora_federation_nodes", "gauge", "Nodes whose sketches are known", _one(lambda m: len(m.view.nodes))),
+)

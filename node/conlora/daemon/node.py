@@ -27,6 +27,7 @@ from conlora.daemon.observatory import Observatory
 from conlora.daemon.progress import State
 from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import Supervisor
+from conlora.daemon.tally import Tally
 from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
 from conlora.net.certificates import expires
@@ -49,8 +50,18 @@ def run_node(path: Path, paused: bool = False) -> None:
     ConLoRAError.
     """
     config = load_config(path)
-    with locked(config.state_dir), background() as spawner, History(config.state_dir / "history.db") as history:
+    with locked(config.state_dir), background() as spawner, history_of(config) as history:
         asyncio.run(_run(path, config, history, spawner, paused))
+
+
+def history_of(config: NodeConfig) -> History:
+    """The node's history, opened. Raises ConfigError and StateError."""
+    path = config.state_dir / "history.db"
+    if not config.observing.tensorboard:
+        return History(path)
+    from conlora.store.events import EventHistory  # TensorBoard, which few nodes need to start
+
+    return EventHistory(path, config.state_dir / "tensorboard")
 
 
 async def _run(path: Path, config: NodeConfig, history: History, spawner: Executor, paused: bool) -> None:
@@ -82,6 +93,7 @@ class Node:
         self._mesh = Mesh(
             config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], quarantines, self._announced.keep
         )
+        history.name_of = self._name_of
         self._certificates = Certificates(config.identity_dir, self._mesh)
         self._supervisor = Supervisor(
             config,
@@ -100,6 +112,10 @@ class Node:
         self._changing = asyncio.Lock()  # one operator at a time
         self._reloading: asyncio.Task[None] | None = None  # by a signal
         self._departure = Departure(config, self._supervisor, self._mesh, self._exchange, self._changing)
+
+    def _name_of(self, peer: str) -> str:
+        state = self._mesh.states.get(peer)
+        return state.peer.name if state else peer
 
     def _read_peers(self, config: NodeConfig) -> list[Peer]:
         peers = self._announced.peers(config.peers_dir, self._identity.node_id)
@@ -125,7 +141,7 @@ class Node:
     def _metrics(self) -> contextlib.AbstractContextManager[None]:
         if self._config.observing.metrics is None:
             return contextlib.nullcontext()
-        from conlora.daemon.metrics import metrics_endpoint  # Prometheus, which few nodes need to start
+        from conlora.daemon.scrape import metrics_endpoint  # Prometheus, which few nodes need to start
 
         return metrics_endpoint(self._config.observing.metrics, self)
 
@@ -172,6 +188,7 @@ class Node:
         progress, federation = self._supervisor.progress, self._config.federation
         state, message = self._departure.state
         errors = [figures.error.product for figures in self._exchange.last_mix.values()]
+        checkpoint = self._supervisor.last_checkpoint
         return NodeStatus(
             name=self._config.name,
             node_id=self._identity.node_id,
@@ -195,7 +212,14 @@ class Node:
             certificate_expires=expires(self._certificates.newest.certificate),
             next_certificate_at=following.takes_over_at if (following := self._certificates.identity.next) else None,
             peers=[self._peer_status(state) for state in self._mesh.states.values()],
+            troubles=list(self._supervisor.troubles),
+            checkpoint_round=checkpoint.round if checkpoint else None,
+            checkpoint_written=checkpoint.written if checkpoint else None,
         )
+
+    def tally(self) -> Tally:
+        """What it has done since the daemon's start."""
+        return self._supervisor.progress.tally
 
     def _peer_status(self, state: PeerState) -> PeerStatus:
         peer, link, counts = state.peer, state.link, state.counts

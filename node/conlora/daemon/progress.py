@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from conlora.daemon.tally import Tally
 from conlora.errors import Refused
 
 
@@ -41,6 +42,7 @@ class Progress:
     evaluation: dict[str, float] = field(default_factory=dict)  # the newest, by figure
     restarts: int = 0
     trainer_pid: int = 0
+    tally: Tally = field(default_factory=Tally)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition, init=False, repr=False, compare=False)
 
     async def announce(self) -> None:

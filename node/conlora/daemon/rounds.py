@@ -94,6 +94,7 @@ class Rounds:
         """What the trainer says of the round under way."""
         match message:
             case messages.Published():
+                self._progress.tally.published()
                 self._on_publish(self._exchange.publish(message.round, message.radius))
                 self._answering = self._begin(self._answer(message.round))
             case messages.Mixed():
@@ -141,6 +142,7 @@ class Rounds:
 
     def _mixed(self, message: messages.Mixed) -> None:
         round_, mix = message.round, self._exchange.mixed(message.weights)
+        self._progress.tally.mixed()
         if self._recorder:
             self._recorder.add(round_, mix.published.vector, self._exchange.arena.own(mix.slot))
         self._progress.round = round_
@@ -163,6 +165,7 @@ class Rounds:
     def _done(self, message: messages.RoundDone) -> None:
         self.furthest = max(self.furthest, message.round)
         self._progress.step, self._progress.loss = message.step, message.loss
+        self._progress.tally.rounds.add(message.seconds)
         degree = self._exchange.degree
         with self._troubles.of("history"):
             self._history.add_round(message.round, message.step, message.seconds, message.loss, degree)

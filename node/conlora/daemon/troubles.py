@@ -10,6 +10,9 @@ from conlora.errors import StateError
 log = structlog.get_logger()
 
 
+KINDS = ("checkpoint", "history")
+
+
 class Troubles:
     """By what can't be written, a sentence each."""
 
@@ -18,6 +21,9 @@ class Troubles:
 
     def __str__(self) -> str:
         return "; ".join(self._sentences.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sentences)
 
     def __contains__(self, what: str) -> bool:
         return what in self._sentences

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from conlora.core.figures import Consensus, EdgeError
 
+LINK_STATES = ("up", "down", "refused", "quarantined", "left")
+
 
 @dataclass(slots=True)
 class PeerStatus:
@@ -59,6 +61,9 @@ class NodeStatus:
     evaluation: dict[str, float] = field(default_factory=dict)
     certificate_expires: float | None = None
     next_certificate_at: float | None = None
+    troubles: list[str] = field(default_factory=list)
+    checkpoint_round: int | None = None
+    checkpoint_written: float | None = None
 
 
 @dataclass(slots=True)

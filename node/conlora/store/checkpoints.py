@@ -5,7 +5,8 @@ import itertools
 import json
 import os
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 class Checkpoint:
     """A sealed checkpoint: optimizer step `step`, with `round` rounds mixed, of an adapter with this schema digest.
 
-    base: the base model's fingerprint; empty where an earlier ConLoRA has not noted it.
+    base: the base model's fingerprint; empty where an earlier ConLoRA has not noted it. written: seconds since the epoch,
+    as far as the file system knows.
     """
 
     path: Path
@@ -30,6 +32,7 @@ class Checkpoint:
     step: int
     schema: str
     base: str = ""
+    written: float = field(default=0.0, compare=False)
 
 
 class CheckpointStore:
@@ -69,7 +72,7 @@ class CheckpointStore:
         except OSError as error:
             raise self.unwritten(staged, step, str(error)) from error
         self._prune(target)
-        return Checkpoint(target, round_, step, schema, base)
+        return Checkpoint(target, round_, step, schema, base, time.time())
 
     def unwritten(self, staged: Path, step: int, reason: str) -> StateError:
         """The sentence for a checkpoint that could not be written; what is staged of it no longer takes up space."""
@@ -122,7 +125,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
                     raise StateError(
                         f"{path / name}: does not have the digest in {MANIFEST}; the checkpoint is not used"
                     )
-        return Checkpoint(path, manifest["round"], manifest["step"], manifest["schema"], manifest.get("base", ""))
+        written = (path / MANIFEST).stat().st_mtime
+        return Checkpoint(
+            path, manifest["round"], manifest["step"], manifest["schema"], manifest.get("base", ""), written
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"{path}: not an intact checkpoint ({error}); it is not used") from error
 

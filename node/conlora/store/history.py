@@ -4,7 +4,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -82,6 +82,7 @@ class History:
     def __init__(self, path: Path) -> None:
         """Opens or makes the database. Raises StateError where it can't."""
         self._path = path
+        self.name_of: Callable[[str], str] = str  # of a peer, by its id, for who writes the same for people
         try:
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; an older one just reuses its pages
