@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 from dataclasses import dataclass
 from importlib import resources
@@ -107,6 +108,7 @@ def _make_empty(directory: Path) -> None:
 def _write(spec: TestbedSpec, rule: str, dealt: Deal, directory: Path, limits: Limits) -> ComposeTestbed:
     local = Path(spec.model.base).is_dir()
     if local:
+        _check_readable(Path(spec.model.base))
         (directory / MODEL).symlink_to(Path(spec.model.base).resolve())
     within = spec.model_copy(update={"model": spec.model.model_copy(update={"base": f"../{MODEL}"})}) if local else spec
     shares = dict(zip(spec.names, dealt.shares, strict=True))
@@ -169,6 +171,17 @@ def _compose_file(testbed: ComposeTestbed, limits: Limits, local: bool) -> str:
 def _user() -> str:
     """Whom containers run as: a key may be read by its owner only, and who wrote it is that, but for root."""
     return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{IMAGE_USER}:{IMAGE_USER}"
+
+
+def _check_readable(folder: Path) -> None:
+    """Raises ConfigError unless whom containers run as can read everything in it."""
+    for path in (folder, *folder.rglob("*")):
+        status, needed = path.stat(), stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        if os.getuid() == 0 and status.st_uid != IMAGE_USER and status.st_mode & needed != needed:
+            raise ConfigError(
+                f"model.base: {path} can be read by its owner only, and containers run as another user; say "
+                f"`chmod -R a+rX {folder}`"
+            )
 
 
 def _give_to_containers(testbed: ComposeTestbed) -> None:

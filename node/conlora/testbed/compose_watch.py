@@ -32,13 +32,13 @@ DASHBOARDS = {
 
 def write_watch(directory: Path, nodes: Sequence[str]) -> None:
     """Fills a directory for the compose file's profile `watch`. Raises OSError."""
-    monitoring = resources.files("conlora.monitoring")
+    monitoring = resources.files("conlora") / "monitoring"
     texts = {
         "prometheus/prometheus.yml": _yaml(_prometheus(nodes)),
-        "prometheus/alerts.yaml": monitoring.joinpath("alerts.yaml").read_text(encoding="utf-8"),
+        "prometheus/alerts.yaml": (monitoring / "alerts.yaml").read_text(encoding="utf-8"),
         "grafana/provisioning/datasources/prometheus.yaml": _yaml(DATASOURCE),
         "grafana/provisioning/dashboards/conlora.yaml": _yaml(DASHBOARDS),
-        "grafana/dashboards/conlora.json": monitoring.joinpath("grafana.json").read_text(encoding="utf-8"),
+        "grafana/dashboards/conlora.json": (monitoring / "grafana.json").read_text(encoding="utf-8"),
     }
     for name, text in texts.items():
         path = directory / name
