@@ -74,12 +74,18 @@ def configs_of(testbed: ComposeTestbed) -> list[NodeConfig]:
 
 def test_every_version_of_compose_takes_the_file(written: ComposeTestbed) -> None:
     content = compose_file(written)
-    assert set(content) == {"x-node", "services", "networks", "volumes"}  # no `version`, no `name`: one knows it, one not
+    assert set(content) == {
+        "x-node",
+        "services",
+        "networks",
+        "volumes",
+    }  # no `version`, no `name`: one knows it, one not
     for name, service in content["services"].items():
         for key, value in service.items():
             assert isinstance(value, SERVICE[key]), f"{name}.{key}"
         for mount in service["volumes"]:
-            assert (parts := MOUNT.fullmatch(mount)), mount
+            parts = MOUNT.fullmatch(mount)
+            assert parts, mount
             if parts["source"].startswith("."):
                 assert (written.directory / parts["source"]).exists()
                 assert parts["mode"] == "ro"
@@ -95,7 +101,11 @@ def test_a_node_has_limits_a_volume_of_its_own_and_nothing_else_to_write_to(writ
         assert (node["cpus"], node["mem_limit"], node["read_only"], node["tmpfs"]) == (1.5, "2g", True, ["/tmp"])
         assert node["cap_drop"] == ["ALL"]
         assert node["healthcheck"]["test"] == ["CMD", "conlora", "status", "--json"]
-        assert node["volumes"] == [f"./{name}:/testbed/node:ro", "./model:/testbed/model:ro", f"{name}:/var/lib/conlora"]
+        assert node["volumes"] == [
+            f"./{name}:/testbed/node:ro",
+            "./model:/testbed/model:ro",
+            f"{name}:/var/lib/conlora",
+        ]
         assert node["environment"]["CONLORA_CONFIG"] == "/testbed/node/node.yaml"
         assert node["environment"]["HF_HUB_OFFLINE"] == "1"
         assert "ports" not in node
@@ -172,7 +182,10 @@ def test_what_was_written_is_read_again(written: ComposeTestbed) -> None:
 
 def test_prometheus_and_grafana_find_what_they_need(written: ComposeTestbed) -> None:
     watch, services = written.directory / "watch", compose_file(written)["services"]
-    assert {name for name, service in services.items() if service.get("profiles") == ["watch"]} == {"prometheus", "grafana"}
+    assert {name for name, service in services.items() if service.get("profiles") == ["watch"]} == {
+        "prometheus",
+        "grafana",
+    }
     for name in ("prometheus", "grafana"):
         assert re.search(r":-[a-z/]+:v?\d+\.\d+\.\d+}$", services[name]["image"]), "a version is named"
         assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
@@ -196,7 +209,7 @@ def test_a_rule_is_chosen_where_there_are_several(folder: Path) -> None:
     several = spec(folder, rules=["lora", "freeze-a"])
     with pytest.raises(ConfigError, match="runs one rule, and demo names lora, freeze-a; choose one with --rule"):
         write_testbed(several, None, folder / "bed", LIMITS)
-    with pytest.raises(ConfigError, match="'ffa' is not among the rules of demo .lora, freeze-a.; choose one of them"):
+    with pytest.raises(ConfigError, match=r"'ffa' is not among the rules of demo .lora, freeze-a.; choose one of them"):
         write_testbed(several, "ffa", folder / "bed", LIMITS)
     testbed = write_testbed(several, "freeze-a", folder / "bed", LIMITS)
     assert {config.federation.rule for config in configs_of(testbed)} == {"freeze-a"}
@@ -212,7 +225,9 @@ def test_memory_is_a_size(folder: Path, memory: str) -> None:
 def test_a_directory_that_holds_something_is_left_alone(folder: Path) -> None:
     (folder / "bed").mkdir()
     (folder / "bed" / "thesis.txt").write_text("three years")
-    with pytest.raises(ConfigError, match="is there already and not empty; choose another directory with -o, or remove it"):
+    with pytest.raises(
+        ConfigError, match="is there already and not empty; choose another directory with -o, or remove it"
+    ):
         write_testbed(spec(folder), None, folder / "bed", LIMITS)
     assert [path.name for path in (folder / "bed").iterdir()] == ["thesis.txt"]
 
@@ -222,17 +237,19 @@ def test_containers_have_to_be_able_to_read_the_model(folder: Path, monkeypatch:
     (folder / "model" / "weights").touch(mode=0o600)
     monkeypatch.setattr(compose.os, "getuid", lambda: 0)
     monkeypatch.setattr(compose.os, "chown", lambda *_: None)
-    with pytest.raises(ConfigError, match="weights can be read by its owner only, .*; say `chmod -R a.rX "):
+    with pytest.raises(ConfigError, match=r"weights can be read by its owner only, .*; say `chmod -R a.rX "):
         write_testbed(spec(folder), None, folder / "bed", LIMITS)
     (folder / "model" / "weights").chmod(0o644)
     write_testbed(spec(folder), None, folder / "bed", LIMITS)
 
 
 def test_a_file_is_no_directory(folder: Path) -> None:
-    with pytest.raises(StateError, match="can't be written .*; choose a writable directory with -o"):
+    with pytest.raises(StateError, match=r"can't be written .*; choose a writable directory with -o"):
         write_testbed(spec(folder), None, folder / "rows.csv", LIMITS)
 
 
 def test_another_directory_is_no_testbed(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="no compose testbed .*; give a directory that `conlora testbed compose` has filled"):
+    with pytest.raises(
+        ConfigError, match=r"no compose testbed .*; give a directory that `conlora testbed compose` has filled"
+    ):
         read_testbed(folder)
