@@ -4,15 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.daemons import wait_until
 from tests.e2e.engine import compose_command
 
 PATIENCE = 300.0  # five nodes that start share two cores
+LOOK_SECONDS = 1.0  # each look starts a process in a container, which takes its time from the nodes
 Status = dict[str, Any]
 
 
@@ -21,9 +22,12 @@ class Bed:
 
     def __init__(self, spec: Path, directory: Path, image: str) -> None:
         self.directory = directory
+        self._containers: dict[str, str] = {}
         self.environment = {**os.environ, "CONLORA_IMAGE": image}
         conlora("testbed", "compose", spec, "-o", directory)
-        self.nodes: list[str] = [node["name"] for node in json.loads((directory / "testbed.json").read_text())["nodes"]]
+        written = json.loads((directory / "testbed.json").read_text())
+        self.id: str = written["id"]
+        self.nodes: list[str] = [node["name"] for node in written["nodes"]]
 
     @contextmanager
     def up(self) -> Iterator[None]:
@@ -43,8 +47,10 @@ class Bed:
         return self.compose("exec", "-T", node, *command)
 
     def container(self, node: str) -> str:
-        """Its id."""
-        return self.compose("ps", "-q", node).strip()
+        """Its id, which it keeps for as long as the testbed is up."""
+        if node not in self._containers:
+            self._containers[node] = self.compose("ps", "-q", node).strip()
+        return self._containers[node]
 
     def inspect(self, node: str) -> dict[str, Any]:
         """What the engine knows of its container."""
@@ -55,7 +61,7 @@ class Bed:
     def status(self, node: str) -> Status | None:
         """What the node says of itself; None where it does not answer."""
         try:
-            told = json.loads(self.exec(node, "conlora", "status", "--json"))
+            told = json.loads(docker("exec", self.container(node), "conlora", "status", "--json"))
         except subprocess.CalledProcessError:
             return None
         assert isinstance(told, dict)
@@ -64,13 +70,13 @@ class Bed:
     def wait(self, node: str, condition: Callable[[Status], Any], what: str) -> Status:
         """Until the node says so; what it said then."""
 
-        def said() -> Status | None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
             status = self.status(node)
-            return status if status is not None and condition(status) else None
-
-        status = wait_until(said, f"{node}: {what}", PATIENCE)
-        assert isinstance(status, dict)
-        return status
+            if status is not None and condition(status):
+                return status
+            time.sleep(LOOK_SECONDS)
+        raise AssertionError(f"{node}, not within {PATIENCE:.0f} s: {what}; at last {status}")
 
     def neighbours(self, node: str) -> list[str]:
         """By the configuration."""

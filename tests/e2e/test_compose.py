@@ -236,7 +236,8 @@ def test_everybody_is_healthy_after_all_that(training: Bed) -> None:
 def test_in_the_middle_of_training_all_stop_with_0_and_nothing_is_left(training: Bed) -> None:
     training.compose("stop")
     assert {node: exit_code(training, node) for node in training.nodes} == dict.fromkeys(training.nodes, 0)
-    project = f"label=com.docker.compose.project={training.directory.name}"
+    project = f"label=com.docker.compose.project={training.id}"
+    assert docker("ps", "--all", "--quiet", "--filter", project).split()
     training.compose("down", "--volumes")
     for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
         assert docker(*kind, "--quiet", "--filter", project) == ""

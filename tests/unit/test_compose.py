@@ -173,6 +173,13 @@ def test_the_shares_are_those_of_a_run_on_this_machine(written: ComposeTestbed, 
         assert (one.directory / "data.parquet").read_bytes() == (other.directory / "data.parquet").read_bytes()
     assert parquet.read_table(written.directory / "test.parquet").num_rows == 50
     assert written.id != again.id
+    for testbed in (written, again):
+        assert (testbed.directory / ".env").read_text() == f"COMPOSE_PROJECT_NAME={testbed.id}\n"
+
+
+def test_compose_takes_the_name_of_any_testbed(folder: Path) -> None:
+    testbed = write_testbed(spec(folder, name="My.Ring_7"), None, folder / "bed", LIMITS)
+    assert re.fullmatch(r"my-ring-7-[0-9a-f]{8}", testbed.id)
 
 
 def test_what_was_written_is_read_again(written: ComposeTestbed) -> None:

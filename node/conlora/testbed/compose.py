@@ -24,7 +24,8 @@ from conlora.testbed.data import Deal, deal
 from conlora.testbed.layout import NodeSetup, Place, RunPlan, write_nodes
 from conlora.testbed.spec import TestbedSpec, load_spec
 
-COMPOSE_FILE, SPEC_FILE, TESTBED_FILE, TEST_FILE = "compose.yaml", "spec.yaml", "testbed.json", "test.parquet"
+COMPOSE_FILE, ENVIRONMENT_FILE = "compose.yaml", ".env"
+SPEC_FILE, TESTBED_FILE, TEST_FILE = "spec.yaml", "testbed.json", "test.parquet"
 LABEL = "org.conlora.testbed"  # of containers, with the testbed's id
 INSIDE = Path("/testbed")  # where containers have a node's folder, and the model beside it
 VOLUME = Path("/var/lib/conlora")  # the image's, with the state in it
@@ -44,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ComposeTestbed:
-    """What was written into a directory. id: the label of its containers."""
+    """What was written into a directory. id: unlike all others; Compose's name for it, and the label of its containers."""
 
     id: str
     spec: TestbedSpec
@@ -115,16 +116,22 @@ def _write(spec: TestbedSpec, rule: str, dealt: Deal, directory: Path, limits: L
     plan = RunPlan("federated", f"{rule}, {spec.topology or 'own edges'}", rule, directory, shares, spec.graph)
     setups = write_nodes(within, plan, {name: _place(name, limits) for name in spec.names})
 
-    testbed = ComposeTestbed(f"{spec.name}-{secrets.token_hex(4)}", spec, rule, directory, setups)
+    testbed = ComposeTestbed(_new_id(spec.name), spec, rule, directory, setups)
     dealt.test.write(directory / TEST_FILE)
     (directory / SPEC_FILE).write_text(
         yaml.safe_dump(spec.to_json(), sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     (directory / TESTBED_FILE).write_text(json.dumps(_told(testbed), indent=1), encoding="utf-8")
+    (directory / ENVIRONMENT_FILE).write_text(f"COMPOSE_PROJECT_NAME={testbed.id}\n", encoding="utf-8")
     (directory / COMPOSE_FILE).write_text(_compose_file(testbed, limits, local), encoding="utf-8")
     write_watch(directory / "watch", spec.names)
     _give_to_containers(testbed)
     return testbed
+
+
+def _new_id(name: str) -> str:
+    """Of what Compose allows."""
+    return f"{re.sub(r'[^a-z0-9-]', '-', name.lower())}-{secrets.token_hex(4)}"
 
 
 def _place(name: str, limits: Limits) -> Place:
