@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from tests.daemons import wait_until
 
@@ -23,17 +24,17 @@ class Unavailable(Exception):
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[None]:
-    """While entered, `docker` and a compose command work. Raises Unavailable."""
+def engine() -> Iterator["OwnEngine | None"]:
+    """While entered, `docker` and a compose command work; yields the engine where it is our own. Raises Unavailable."""
     if answers():
         _require_compose()
-        yield
+        yield None
         return
     if os.getuid() != 0:
         raise Unavailable("no Docker engine answers, and only root can start one: set DOCKER_HOST, or run this as root")
     _install()
-    with _own_engine():
-        yield
+    with OwnEngine() as own:
+        yield own
 
 
 @contextlib.contextmanager
@@ -81,48 +82,70 @@ def _install() -> None:
         raise Unavailable(f"no Docker engine is here, and apt can't install one: {error}") from error
 
 
-@contextlib.contextmanager
-def _own_engine() -> Iterator[None]:
-    """A daemon that keeps everything in a folder, and changes nothing of this machine's network.
+class OwnEngine:
+    """A daemon that keeps everything in a folder, and changes nothing of this machine's network. Needs root.
 
-    It has no default bridge, and sets no packet filter: a testbed's containers have a network of their own, which is closed.
+    It begins on this machine's network, to build images, without a bridge or a packet filter of its own. After `isolate` it has a
+    network namespace to itself, where it does what engines do; all that is gone with the daemon.
     """
-    folder = Path(tempfile.mkdtemp(prefix="conlora-engine-"))
-    before = set(_traces())
-    host = f"unix://{folder}/docker.sock"
-    (folder / "daemon.json").write_text("{}")
-    with (folder / "dockerd.log").open("wb") as log:
-        daemon = subprocess.Popen(
-            [
-                "dockerd", "-H", host, "--config-file", folder / "daemon.json", "--pidfile", folder / "docker.pid",
-                "--data-root", folder / "data", "--exec-root", folder / "exec",
-                "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false",
-            ],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    outside = os.environ.get("DOCKER_HOST")
-    os.environ["DOCKER_HOST"] = host
-    try:
-        wait_until(lambda: answers() or daemon.poll() is not None, "a Docker engine of our own", START_SECONDS)
-        if daemon.poll() is not None:
-            raise Unavailable(f"dockerd does not start: {(folder / 'dockerd.log').read_text()[-2000:]}")
-        yield
-    finally:
-        if outside is None:
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="conlora-engine-"))
+        self._before = set(_traces())
+        self._outside = os.environ.get("DOCKER_HOST")
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        os.environ["DOCKER_HOST"] = f"unix://{self._folder}/docker.sock"
+        try:
+            self._start(on_host=True)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._outside is None:
             del os.environ["DOCKER_HOST"]
         else:
-            os.environ["DOCKER_HOST"] = outside
-        _stop(daemon)
-        _clean_up(folder, before)
+            os.environ["DOCKER_HOST"] = self._outside
+        self._stop()
+        _clean_up(self._folder, self._before)
 
+    def isolate(self) -> None:
+        """From now on containers have networks, and no way to this machine's."""
+        self._stop()
+        self._start(on_host=False)
 
-def _stop(daemon: "subprocess.Popen[bytes]") -> None:
-    daemon.send_signal(signal.SIGTERM)
-    try:
-        daemon.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
+    def _start(self, on_host: bool) -> None:
+        folder, log = self._folder, self._folder / "dockerd.log"
+        (folder / "daemon.json").write_text("{}")
+        command = [
+            "dockerd", "-H", os.environ["DOCKER_HOST"], "--config-file", f"{folder}/daemon.json",
+            "--pidfile", f"{folder}/docker.pid", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec",
+        ]  # fmt: skip
+        if on_host:
+            command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+        else:
+            command = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
+        with log.open("ab") as output:
+            daemon = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        self._daemon = daemon
+        wait_until(lambda: answers() or daemon.poll() is not None, "a Docker engine of our own", START_SECONDS)
+        if daemon.poll() is not None:
+            raise Unavailable(f"dockerd does not start: {log.read_text()[-2000:]}")
+
+    def _stop(self) -> None:
+        if self._daemon is None:
+            return
+        self._daemon.send_signal(signal.SIGTERM)
+        try:
+            self._daemon.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._daemon.kill()
+            self._daemon.wait()
 
 
 def _clean_up(folder: Path, before: set[Path]) -> None:

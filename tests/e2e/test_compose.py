@@ -32,8 +32,10 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(3600)]
 def image() -> Iterator[str]:
     """The image, built on an engine that is there as long as this module's tests."""
     try:
-        with engine(), base_image():
+        with engine() as own, base_image():
             subprocess.run(["docker", "build", "--quiet", "--network", "host", "-t", IMAGE, ROOT], check=True)
+            if own:
+                own.isolate()
             yield IMAGE
             docker("image", "rm", IMAGE)
     except Unavailable as why:
