@@ -150,9 +150,8 @@ class OwnEngine:
 
 def _clean_up(folder: Path, before: set[Path]) -> None:
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for mount in sorted(
-        (mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True
-    ):  # inner ones first
+    ours = [mount for mount in mounts if mount.startswith(f"{folder}/")]
+    for mount in sorted(ours, reverse=True):  # inner ones first
         subprocess.run(["umount", mount], check=True)
     shutil.rmtree(folder)
     for trace in sorted(set(_traces()) - before, reverse=True):

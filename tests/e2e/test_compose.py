@@ -4,6 +4,7 @@ One federation trains to its end, and is held against the same one in processes;
 """
 
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from tests.e2e.engine import Unavailable, base_image, engine
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "deploy" / "compose" / "demo.yaml"
 IMAGE = "conlora:compose-test"
+BUILD_ARGUMENTS = ("TORCH", "TORCH_INDEX")  # from the environment, where they are set
 # Accuracies of the demo's runs scatter by half a percent (README.md: .897 .905 .895 .896), since no two are paced alike. Five
 # percent are seven standard deviations of a difference; nodes that don't hear of each other lose seventeen.
 TOLERANCE = 0.05
@@ -33,11 +35,14 @@ def image() -> Iterator[str]:
     """The image, built on an engine that is there as long as this module's tests."""
     try:
         with engine() as own, base_image():
-            subprocess.run(["docker", "build", "--quiet", "--network", "host", "-t", IMAGE, ROOT], check=True)
+            chosen = [f"--build-arg={name}" for name in BUILD_ARGUMENTS if name in os.environ]
+            subprocess.run(["docker", "build", "--network", "host", *chosen, "-t", IMAGE, ROOT], check=True)
             if own:
                 own.isolate()
-            yield IMAGE
-            docker("image", "rm", IMAGE)
+            try:
+                yield IMAGE
+            finally:
+                docker("image", "rm", IMAGE)
     except Unavailable as why:
         pytest.fail(str(why), pytrace=False)
 
