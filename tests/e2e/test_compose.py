@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "deploy" / "compose" / "demo.yaml"
 IMAGE = "conlora:compose-test"
 BUILD_ARGUMENTS = ("TORCH", "TORCH_INDEX")  # from the environment, where they are set
-# Accuracies of the demo's runs scatter by half a percent (README.md: .897 .905 .895 .896), since no two are paced alike. Five
-# percent are seven standard deviations of a difference; nodes that don't hear of each other lose seventeen.
+# No two runs are paced alike, so their accuracies scatter: README.md has .897 .905 .895 .896, and the first run of this test
+# .898 and .911. Five percent are more than five standard deviations of a difference; nodes that hear of nobody lose seventeen.
 TOLERANCE = 0.05
 LARGER_CLASS = 0.68  # of the test rows
 
