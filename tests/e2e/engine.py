@@ -85,8 +85,8 @@ def _install() -> None:
 class OwnEngine:
     """A daemon that keeps everything in a folder, and sets up nothing in this machine's network. Needs root.
 
-    It begins on this machine's network, to build images, without a bridge or a packet filter of its own; an idle `docker0` that an
-    earlier engine has left goes. After `isolate` it has a network namespace to itself, where it does what engines do; all that is
+    It begins on this machine's network, to build images, without a bridge or a packet filter of its own; an idle `docker0` of an
+    earlier engine goes. After `isolate` it has a network namespace to itself, where it does what engines do; all that is
     gone with the daemon.
     """
 
