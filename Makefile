@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo models assets test test-all lint proto bench bench-peers reliability fuzz clean
+.PHONY: demo models assets test test-all compose-test lint proto bench bench-peers reliability fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,11 +27,15 @@ assets: $(STAMP)
 	$(BIN)/python deploy/assets/prepare.py assets
 
 test: $(STAMP) assets   ## everything under 12 minutes on 2 cores
-	$(BIN)/pytest -m "not long and not bench"
+	$(BIN)/pytest -m "not long and not bench and not compose"
 
 test-all: $(STAMP) assets   ## also what takes longer, such as real models
 	$(BIN)/python deploy/assets/models.py assets
-	$(BIN)/pytest -m "not bench"
+	$(BIN)/pytest -m "not bench and not compose"
+
+# Not in test-all: as root it installs a Docker engine where none answers, and it builds an image.
+compose-test: $(STAMP) assets   ## the image and the compose testbed on a Docker engine: one that is there, or its own
+	$(BIN)/pytest tests/e2e/test_compose.py -m compose
 
 lint: $(STAMP)   ## style, types, import contracts, generated code
 	$(BIN)/ruff check .

@@ -22,6 +22,9 @@ debootstrap --variant=minbase bookworm "$root" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"
 }
 rm -rf "$root.log" "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 
+# as in the real image: apt keeps no packages and no caches
+echo 'Dir::Cache { pkgcache ""; srcpkgcache ""; };' >"$root/etc/apt/apt.conf.d/no-caches"
+
 changes=(--change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' --change 'CMD ["bash"]')
 if [ -n "${PIP_CERT:-}" ]; then
   install -D -m 0644 "$PIP_CERT" "$root/opt/pip/ca.pem"

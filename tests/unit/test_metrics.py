@@ -19,8 +19,8 @@ from tests.fakes import ALONE, DOWN, REFUSED, UP, FakeNode, status, view
 import conlora as module
 from conlora.core.reasons import REASONS
 from conlora.daemon.metrics import METRICS
-from conlora.daemon.scrape import NodeCollector, metrics_endpoint
 from conlora.daemon.progress import State
+from conlora.daemon.scrape import NodeCollector, metrics_endpoint
 from conlora.errors import ConfigError
 from conlora.net.status import LINK_STATES
 

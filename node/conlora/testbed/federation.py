@@ -53,7 +53,7 @@ def run_federation(
             admin.resume()
             watch = Watch(admin, progress)
             processes.wait_until(watch.finished, "training")
-            trained = _trained(time.monotonic() - started, list(admin.statuses().values()))
+            trained = trained_in(time.monotonic() - started, list(admin.statuses().values()))
             if export:
                 progress.show("exporting adapters")
                 admin.export()
@@ -65,8 +65,8 @@ def run_federation(
     return trained
 
 
-def _trained(seconds: float, statuses: Sequence[NodeStatus | None]) -> Trained:
-    """From what nodes tell at the end."""
+def trained_in(seconds: float, statuses: Sequence[NodeStatus | None]) -> Trained:
+    """A run of so many seconds, from what its nodes tell at the end."""
     known = [status for status in statuses if status is not None and status.round]
     sent = [sum(peer.bytes_sent for peer in status.peers) / status.round for status in known]
     sketches = [sum(peer.sketch_bytes_sent for peer in status.peers) / status.round for status in known]

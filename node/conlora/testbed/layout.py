@@ -3,7 +3,7 @@
 import os
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,26 +71,48 @@ class RunPlan:
     test: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node will run, as its configuration tells it; paths may be relative to the configuration.
+
+    listen and address: of the peer port, here and as the other nodes dial it. threads: for torch. metrics: where
+    Prometheus may ask, if anywhere.
+    """
+
+    listen: str
+    address: str
+    admin_socket: Path
+    threads: int
+    state: str = "state"
+    metrics: str | None = None
+
+
 def lay_out(spec: TestbedSpec, plan: RunPlan, sockets: Path) -> list[NodeSetup]:
-    """Makes the directories of a run's nodes. `sockets` is a directory with a short path, for the admin sockets."""
+    """Makes the directories of nodes that run on this machine. sockets: a directory with a short path, for the admin sockets."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(plan.shares))]
+    threads = max(1, cores() // len(plan.shares))
+    return write_nodes(
+        spec,
+        plan,
+        {
+            name: Place(address, address, sockets / f"{name}.sock", threads)
+            for name, address in zip(plan.shares, addresses, strict=True)
+        },
+    )
+
+
+def write_nodes(spec: TestbedSpec, plan: RunPlan, places: Mapping[str, Place]) -> list[NodeSetup]:
+    """Makes the directories of a run's nodes, each for its place."""
     names = list(plan.shares)
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(names))]
     cards, setups = [], []
     for number, (name, share) in enumerate(plan.shares.items()):
-        directory = plan.directory / name
+        directory, place = plan.directory / name, places[name]
         directory.mkdir(parents=True)
-        cards.append(create_identity(directory / "identity").card(name, addresses[number]))
+        cards.append(create_identity(directory / "identity").card(name, place.address))
         peers = [names[other] for other in sorted(plan.graph.neighbors(number))]
-        setup = NodeSetup(
-            name,
-            directory,
-            sockets / f"{name}.sock",
-            peers,
-            len(share),
-            share.class_counts,
-        )
+        setup = NodeSetup(name, directory, place.admin_socket, peers, len(share), share.class_counts)
         share.write(directory / DATA_FILE)
-        settings = _settings(spec, plan, setup, addresses[number])
+        settings = _settings(spec, plan, name, place)
         setup.config.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         load_config(setup.config)  # a mistake in it is better found before anything starts
         setups.append(setup)
@@ -102,26 +124,26 @@ def lay_out(spec: TestbedSpec, plan: RunPlan, sockets: Path) -> list[NodeSetup]:
     return setups
 
 
-def _settings(spec: TestbedSpec, plan: RunPlan, setup: NodeSetup, address: str) -> dict[str, Any]:
+def _settings(spec: TestbedSpec, plan: RunPlan, name: str, place: Place) -> dict[str, Any]:
     training = {
-        "threads": max(1, cores() // len(plan.shares)),
+        "threads": place.threads,
         **spec.training.model_dump(exclude_unset=True),
         "record_vectors": plan.kind == "federated",  # to measure consensus
     }
     if plan.rule in spec.learning_rates:
         training["learning_rate"] = spec.learning_rates[plan.rule]
-    if setup.name in spec.overrides:
-        training |= spec.overrides[setup.name].training.model_dump(exclude_unset=True)
+    if name in spec.overrides:
+        training |= spec.overrides[name].training.model_dump(exclude_unset=True)
     if plan.kind == "pooled":  # in as many steps it sees as many rows as the whole federation
         training["batch_size"] = spec.training.batch_size * spec.nodes
     return {
-        "name": setup.name,
-        "state_dir": setup.state.name,  # these three are relative to the configuration
+        "name": name,
+        "state_dir": place.state,  # these three are relative to the configuration
         "identity_dir": "identity",
         "peers_dir": "peers",
-        "listen": address,
-        "advertise": address,
-        "admin_socket": str(setup.admin_socket),
+        "listen": place.listen,
+        "advertise": place.address,
+        "admin_socket": str(place.admin_socket),
         "model": spec.model.model_dump(exclude_none=True),
         "lora": spec.lora.model_dump(exclude_none=True),
         "federation": {"name": spec.name, "seed": spec.seed, "rule": plan.rule, "mode": spec.mode.value},
@@ -130,6 +152,7 @@ def _settings(spec: TestbedSpec, plan: RunPlan, setup: NodeSetup, address: str) 
         "training": training,
         "exchange": spec.exchange.model_dump(),
         "mixing": spec.mixing.model_dump(exclude_none=True),
+        **({"observing": {"metrics": place.metrics}} if place.metrics else {}),
     }
 
 

@@ -14,8 +14,10 @@ from conlora.core.topology import spectrum
 from conlora.errors import TrainingFailed
 from conlora.store.history import History
 from conlora.store.recording import Recording
+from conlora.testbed.federation import Trained
 from conlora.testbed.layout import NodeSetup, cores
 from conlora.testbed.processes import Interrupts, NodeProcesses
+from conlora.testbed.spec import TestbedSpec
 
 EVALUATION_SECONDS = 3600.0
 
@@ -88,6 +90,28 @@ def evaluate(
     except ValueError as error:
         raise TrainingFailed(f"{answer}: the evaluation's answer is not JSON ({error}); its log is {log}") from error
     return result
+
+
+def describe_federation(
+    spec: TestbedSpec,
+    rule: str,
+    trained: Trained,
+    setups: Sequence[NodeSetup],
+    evaluation: dict[str, Any],
+    output: Path,
+    interrupts: Interrupts,
+) -> dict[str, Any]:
+    """A federated run's part of the summary; paths are relative to `output`."""
+    return {
+        "rule": rule,
+        **trained.to_json(),
+        "nodes": describe_nodes(setups, evaluation, output),
+        "topology": spec.topology or "custom",
+        "mode": spec.mode.value,
+        "seed": spec.seed,
+        "edges": sorted([i + 1, j + 1] for i, j in spec.graph.edges),
+        **measure_run(spec.graph, setups, interrupts),
+    }
 
 
 def describe_nodes(setups: Sequence[NodeSetup], evaluation: dict[str, Any], output: Path) -> list[dict[str, Any]]:

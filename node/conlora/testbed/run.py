@@ -1,6 +1,5 @@
 """A whole testbed: deal out the data, run every rule and its baselines, measure, summarise, report."""
 
-import datetime
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from conlora.errors import ConfigError, StateError
 from conlora.testbed.data import Deal, deal
 from conlora.testbed.federation import Trained, run_federation
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
-from conlora.testbed.measuring import describe_nodes, evaluate, measure_run
+from conlora.testbed.measuring import describe_federation, describe_nodes, evaluate
 from conlora.testbed.processes import Interrupts
 from conlora.testbed.progress import Progress
 from conlora.testbed.report import write_report
 from conlora.testbed.spec import TestbedSpec
-from conlora.testbed.summary import SUMMARY_FILE, json_ready, result_tables, versions, write_summary
+from conlora.testbed.summary import SUMMARY_FILE, json_ready, new_summary, result_tables, write_summary
 from conlora.testbed.trainers import forkserver
 
 SPEC_FILE = "spec.yaml"
@@ -44,15 +43,7 @@ def _run_all(spec: TestbedSpec, dealt: Deal, output: Path, console: Console) -> 
     (output / SPEC_FILE).write_text(
         SPEC_HEADING + yaml.safe_dump(spec.to_json(), sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
-    summary: dict[str, Any] = {
-        "name": spec.name,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "spec": spec.to_json(),
-        "test_rows": len(dealt.test),
-        "runs": [],
-        "baselines": {"alone": [], "pooled": []},
-    }
+    summary = new_summary(spec, len(dealt.test))
     plans = {rule: _plans(spec, rule, dealt, output) for rule in spec.rules}
     with (
         Interrupts() as interrupts,
@@ -117,17 +108,10 @@ def _result(
     spec: TestbedSpec, run: FinishedRun, evaluation: dict[str, Any], output: Path, interrupts: Interrupts
 ) -> dict[str, Any]:
     """A run's part of the summary."""
+    if run.plan.kind == "federated":
+        return describe_federation(spec, run.plan.rule, run.trained, run.setups, evaluation, output, interrupts)
     nodes = describe_nodes(run.setups, evaluation, output)
-    result = {"rule": run.plan.rule, **run.trained.to_json(), "nodes": nodes}
-    if run.plan.kind != "federated":
-        return result
-    return result | {
-        "topology": spec.topology or "custom",
-        "mode": spec.mode.value,
-        "seed": spec.seed,
-        "edges": sorted([i + 1, j + 1] for i, j in run.plan.graph.edges),
-        **measure_run(run.plan.graph, run.setups, interrupts),
-    }
+    return {"rule": run.plan.rule, **run.trained.to_json(), "nodes": nodes}
 
 
 def prepare_output(output: Path, overwrite: bool, keep: list[Path]) -> None:

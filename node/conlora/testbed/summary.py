@@ -1,5 +1,6 @@
 """The summary of a testbed: the JSON file that reports are made from, and the table printed at the end."""
 
+import datetime
 import json
 import math
 import platform
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from conlora.files import replace_file
 from conlora.testbed.metric import metric_of
+from conlora.testbed.spec import TestbedSpec
 
 SUMMARY_FILE = "summary.json"
 
@@ -21,6 +23,19 @@ def versions() -> dict[str, str]:
     """Of everything that results may depend on."""
     packages = ("conlora", "torch", "transformers", "peft", "grpcio")
     return {**{name: metadata.version(name) for name in packages}, "python": platform.python_version()}
+
+
+def new_summary(spec: TestbedSpec, test_rows: int) -> dict[str, Any]:
+    """Of a testbed that has no results yet."""
+    return {
+        "name": spec.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "spec": spec.to_json(),
+        "test_rows": test_rows,
+        "runs": [],
+        "baselines": {"alone": [], "pooled": []},
+    }
 
 
 def write_summary(summary: dict[str, Any], output: Path) -> Path:
