@@ -11,7 +11,9 @@ from tests.meshes import FakeNode, Member, by_id, link_up, linked, noted, pair, 
 
 from conlora.net import dialling, wire
 from conlora.net import mesh as mesh_module
+from conlora.net.edge import PeerState
 from conlora.net.link import Link
+from conlora.net.mesh import Mesh
 from conlora.net.streams import FrameStream, dialled_stream
 from conlora.net.wire import Frame
 
@@ -140,18 +142,26 @@ async def test_no_link_is_admitted_while_leaving(member: Members, monkeypatch: p
     assert a.node.events.count(("up", "quick")) == 1
 
 
-async def test_a_defect_that_ends_the_dialling_is_in_the_log(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def defect(*_: object) -> None:
-        raise RuntimeError("a defect")
+async def test_a_defect_while_dialling_is_in_the_log_and_not_the_end_of_the_edge(
+    member: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dial, calls = mesh_module.Mesh._dial, 0
+
+    async def defect(mesh: Mesh, state: PeerState) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("a defect")
+        await dial(mesh, state)
 
     monkeypatch.setattr(mesh_module.Mesh, "_dial", defect)
     a, b = member("a"), member("b")
+    await b.start(a.card(dialled=False))
     with capture_logs() as logs:
         await a.start(b.card(), listens=False)
-        await until(lambda: logs, "it is in the log")
-    reason = "RuntimeError('a defect')"
-    assert logs == [
-        {"event": "this edge is no longer dialled, restart the node", "log_level": "error", "reason": reason}
+        await until(lambda: linked(a, b), "a dials again")
+    assert [(entry["event"], entry["peer"]) for entry in logs if entry["log_level"] == "error"] == [
+        ("a link has failed by a defect; it is tried again", "b")
     ]
 
 
