@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -79,6 +80,37 @@ def program(node: Daemon, megabytes: float, *seconds: float, nicer: int = 0) -> 
             yield process
         finally:
             process.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class OneWay:
+    """Two nodes with a link, and the program of the first; that of the other has joined, and does no more."""
+
+    a: Daemon
+    b: Daemon
+    guest: Guest
+    parameters: list[nn.Parameter]
+
+    def publish(self) -> None:
+        """Another snapshot from a to b."""
+        change(self.parameters)
+        self.guest.step(0.0)
+
+
+@contextlib.contextmanager
+def one_way(daemons: Daemons, folder: Path, megabytes: float, encoding: str) -> Iterator[OneWay]:
+    """The nodes stay up until the caller ends its daemons."""
+    a, b = (toy_node(daemons, name, folder, encoding=encoding) for name in "ab")
+    a.knows(b)
+    b.knows(a)
+    for node in (a, b):
+        node.start()
+        node.wait_for(lambda status: status.state == "waiting", "waits for a program")
+    with program(b, megabytes):
+        guest, parameters = join(a.directory, megabytes)
+        a.wait_for(lambda status: status.peers[0].link == "up", "the link")
+        with guest:
+            yield OneWay(a, b, guest, parameters)
 
 
 def change(parameters: list[nn.Parameter]) -> None:

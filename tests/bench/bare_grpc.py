@@ -32,6 +32,7 @@ class BareGrpc:
         self._payload = memoryview(bytes(int(megabytes * 1e6)))
         command = [sys.executable, "-m", "tests.bench.bare_grpc", str(megabytes), str(identity)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.pid = self._process.pid  # of the receiving end
         assert self._process.stdout is not None
         address = f"127.0.0.1:{int(self._process.stdout.readline())}"
         mine = load_identity(identity)

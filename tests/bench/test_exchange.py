@@ -1,14 +1,12 @@
 """Figures: one way between two daemons, from the trainer's buffer to the checked slot, against raw TLS 1.3 and bare gRPC."""
 
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.bench.adapters import change, join, toy_node
+from tests.bench.adapters import one_way
 from tests.bench.bare_grpc import BareGrpc
 from tests.bench.figures import Figures
 from tests.bench.raw_tls import RawTls
@@ -24,31 +22,18 @@ SETTLED_SECONDS = 0.1
 @pytest.mark.parametrize("encoding", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("megabytes", [64, 256])
 def test_one_way(megabytes: int, encoding: str, tmp_path: Path, figures: Figures) -> None:
-    with Daemons(tmp_path, tmp_path, tmp_path) as daemons:
-        a, b = (toy_node(daemons, name, tmp_path, encoding=encoding) for name in "ab")
-        a.knows(b)
-        b.knows(a)
-        for node in (a, b):
-            node.start()
-            node.wait_for(lambda status: status.state == "waiting", "waits for a program")
-        command = [sys.executable, "-m", "tests.bench.adapters", str(b.directory), str(megabytes)]
-        other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # it joins, and does no more
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"joined\n"
-        guest, parameters = join(a.directory, megabytes)
-        a.wait_for(lambda status: status.peers[0].link == "up", "the link")
+    with Daemons(tmp_path, tmp_path, tmp_path) as daemons, one_way(daemons, tmp_path, megabytes, encoding) as edge:
+        a, b = edge.a, edge.b
         growth = {node.name: Memory(node) for node in (a, b)}
         identity = a.directory / "identity"
-        with RawTls(megabytes, identity) as raw, BareGrpc(megabytes, identity) as bare, guest:
+        with RawTls(megabytes, identity) as raw, BareGrpc(megabytes, identity) as bare:
             ours, theirs, grpcs = [0.0], [], []
             for _ in range(WARM_UP + ROUNDS):
-                change(parameters)
-                guest.step(0.0)
+                edge.publish()
                 ours.append(delivered(a, ours[-1]))
                 settle(a, b)  # what they measure of the mix would count against the socket
                 theirs.append(raw.seconds())
                 grpcs.append(bare.seconds())
-        other.communicate(b"")
         peaks = {name: memory.growth() for name, memory in growth.items()}
     ours, theirs, grpcs = ours[1 + WARM_UP :], theirs[WARM_UP:], grpcs[WARM_UP:]
     raw_seconds = statistics.median(theirs)
