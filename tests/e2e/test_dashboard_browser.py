@@ -228,6 +228,7 @@ async def test_the_page_lives_without_reload(browser: Browser, dashboard: Dashbo
         node.records.append(record(6))
         await shown_within(page, VALUE_IS, ['#figures [data-figure="V"][data-moment="after"]', figures(0.123456789).V])
         await shown_within(page, "rounds => document.getElementById('curve-V').data[0].x.length === rounds", 6)
+        await shown_within(page, VALUE_IS, ['[data-fact="round"]', 6])  # status and figures come one after the other
         await check_tables(page, node.reply, node.seen)
         await check_charts(page, node.seen, node.records, "after")
         # It starts again from an earlier round, and other things happen from there on.

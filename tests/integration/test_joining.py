@@ -91,6 +91,7 @@ def test_the_examples_train_together(
     assert not (a.state_dir / "trainer.sock").exists()
 
 
+@pytest.mark.long
 def test_an_example_trains_with_two_processes(
     daemons: Daemons, rows: Path, programs: list["subprocess.Popen[bytes]"]
 ) -> None:
@@ -126,6 +127,7 @@ def test_sft_trainer_joins(daemons: Daemons, programs: list["subprocess.Popen[by
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
 
 
+@pytest.mark.long
 def test_a_program_that_dies_is_followed_by_another(
     daemons: Daemons, rows: Path, programs: list["subprocess.Popen[bytes]"]
 ) -> None:

@@ -154,6 +154,7 @@ def mix_and_stop(node: Daemon, programs: list[ForkServerProcess]) -> int:
 
 
 @pytest.mark.usefixtures("forks")
+@pytest.mark.long
 def test_control_and_crashes_of_a_nodes_own_ranks(daemons: Daemons) -> None:
     node = daemons.make("a", {**ENDLESS, "processes": 2, "batch_size": 4, "checkpoint_every": 1})
     node.start("--paused")
