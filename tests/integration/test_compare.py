@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 from tests.daemons import PATIENCE, wait_until
 
 from conlora.testbed.grid import load_grid
 
 
+@pytest.mark.long
 def test_an_interrupted_grid_goes_on_with_what_is_missing(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
     grid = {
         "name": "small",

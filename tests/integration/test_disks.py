@@ -122,6 +122,7 @@ def test_a_node_none_of_whose_checkpoints_is_intact_does_not_start_anew(daemons:
 
 
 @pytest.mark.usefixtures("forks")
+@pytest.mark.long
 def test_a_trainer_that_dies_at_the_same_place_again_and_again_is_given_up(daemons: Daemons) -> None:
     node = daemons.make("a", {**ENDLESS, "slowdown": 20, "checkpoint_every": 1000})
     node.start()

@@ -61,6 +61,7 @@ def test_sync_equals_the_dumb_oracle(
 
 
 @pytest.mark.usefixtures("forks")
+@pytest.mark.long
 def test_clipping_equals_the_dumb_oracle(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
     """Each radius goes over the wire: in a round both ends clip at what either had seen in the round before."""
     graph = nx.convert_node_labels_to_integers(named_graph("T2", 7))
