@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 import pytest
@@ -33,9 +33,9 @@ AFTERWARDS_SECONDS = 0.4  # a delivery takes a quarter of it
 def test_where_the_time_goes(tmp_path: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
     pause, mix = 0.0, Gossip._mix
 
-    def later(gossip: Gossip, *arguments: object) -> object:
+    def later(gossip: Gossip, *arguments: Any) -> Any:
         time.sleep(pause)
-        return mix(gossip, *arguments)  # type: ignore[arg-type]
+        return mix(gossip, *arguments)
 
     monkeypatch.setattr(Gossip, "_mix", later)
     wall: dict[str, list[float]] = defaultdict(list)

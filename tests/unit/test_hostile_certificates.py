@@ -20,16 +20,6 @@ from conlora.net.introductions import Introductions
 from conlora.net.wire import Frame
 
 
-@pytest.fixture
-def mercy(tmp_path: Path) -> Identity:
-    return create_identity(tmp_path / "mercy")
-
-
-@pytest.fixture
-def card(mercy: Identity) -> Peer:
-    return Peer("mercy", mercy.node_id, None, mercy.certificate)
-
-
 def refused(peer: Peer, certificate: bytes) -> str:
     with pytest.raises(CertificateRejected) as caught:
         peer.succeeded(certificate, time.time())
