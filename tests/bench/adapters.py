@@ -67,9 +67,11 @@ def join(directory: Path, megabytes: float) -> tuple[Guest, list[nn.Parameter]]:
 
 
 @contextlib.contextmanager
-def program(node: Daemon, megabytes: float, *seconds: float, nicer: int = 0) -> Iterator["subprocess.Popen[bytes]"]:
-    """This module as a program that has joined the node's daemon; it is ended in the end."""
-    command = [sys.executable, "-m", "tests.bench.adapters", node.directory, megabytes, *seconds]
+def program(
+    node: Daemon, megabytes: float, *more: float, module: str = "tests.bench.adapters", nicer: int = 0
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A module, by default this one, as a program that has joined the node's daemon; it is ended in the end."""
+    command = [sys.executable, "-m", module, node.directory, megabytes, *more]
     nice = ["nice", "-n", nicer] if nicer else []
     with subprocess.Popen(
         [str(word) for word in (*nice, *command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
