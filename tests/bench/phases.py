@@ -1,7 +1,7 @@
 """A program that joins a daemon with a toy of some size, does rounds, and notes what its time goes to.
 
-`python -m tests.bench.phases NODE MEGABYTES ROUNDS` says `joined`, begins when it is told to on standard input, and prints one line
-of JSON: the seconds of each round, as a whole and by phase, and those of processor time.
+`python -m tests.bench.phases NODE MEGABYTES ROUNDS` says `joined`, begins when it is told to on standard input, and prints one
+line of JSON: the seconds of each round, as a whole and by phase, and those of processor time.
 """
 
 import json
