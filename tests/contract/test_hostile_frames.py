@@ -249,6 +249,13 @@ def test_what_a_peer_says_over_grpc_prints_safely() -> None:
     assert "(?[2Jbusy)" in str(explain("mallory", error))
 
 
+def test_a_name_that_nobody_looks_up_is_not_the_peers_fault() -> None:
+    nothing = grpc.aio.Metadata()
+    told = "[field:hostname lookup error:address lookup failed for mallory.example.org:7443: DNS query cancelled]"
+    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details=told)
+    assert str(explain("mallory", error)) == "mallory can't be reached or went away (no DNS server answers)"
+
+
 def test_a_frame_that_grpc_finds_too_large_is_a_breach() -> None:
     nothing = grpc.aio.Metadata()
     error = explain("mallory", grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, nothing, nothing))

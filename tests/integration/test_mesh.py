@@ -11,7 +11,7 @@ from tests.meshes import SETTINGS, Member, by_id, link_up, linked, pair, snapsho
 
 from conlora.core.federation import FederationSettings
 from conlora.errors import ConfigError
-from conlora.net import dialling
+from conlora.net import dialling, streams
 from conlora.net.link import Link
 from conlora.net.streams import AcceptedStream
 from conlora.net.wire import Frame
@@ -182,3 +182,18 @@ async def test_nobody_there_is_a_sentence_and_is_tried_again(member: Members) ->
     assert a.state(b).word == "down"
     await b.start(a.card(dialled=False))
     await until(lambda: linked(a, b), "up")
+
+
+async def test_who_takes_a_connection_and_says_nothing(member: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped, for one: its kernel still answers. It is not said to have kept a Hello back."""
+    limits = {**dict(streams.DIALLING_LIMITS), "grpc.min_reconnect_backoff_ms": 300}
+    monkeypatch.setattr(streams, "DIALLING_LIMITS", list(limits.items()))
+    a, b = member("a"), member("b")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        b.address = f"127.0.0.1:{silent.getsockname()[1]}"
+        await a.start(b.card())
+        await until(lambda: a.state(b).last_error, "an error")
+    assert a.state(b).last_error == "b can't be reached or went away (it takes the connection, and says nothing)"
+    assert not a.state(b).conduct.refused

@@ -32,6 +32,12 @@ PORT_LIMITS = [
     ("grpc.max_connection_idle_ms", int(1000 * wire.HANDSHAKE_SECONDS)),  # without a call
     ("grpc.max_concurrent_streams", 1),  # of a connection
 ]
+# gRPC gives up on a lookup and on a connection before we give up on a Hello, so that a peer is not blamed for either.
+DIALLING_LIMITS = [
+    *LIMITS,
+    ("grpc.dns_ares_query_timeout", int(500 * wire.HANDSHAKE_SECONDS)),
+    ("grpc.min_reconnect_backoff_ms", int(800 * wire.HANDSHAKE_SECONDS)),  # an attempt lasts so long, TLS included
+]
 
 SERVICE = peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name
 
@@ -112,7 +118,7 @@ async def dialled_stream(identity: Identity, peer: Peer) -> AsyncIterator[FrameS
     """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it."""
     credentials, options = dialling_credentials(identity, peer)
     assert peer.address is not None
-    channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=[*options, *LIMITS])
+    channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=[*options, *DIALLING_LIMITS])
     try:
         call = channel.stream_stream(f"/{SERVICE}/Link")()
         yield FrameStream(peer.name, call.read, call.write)
@@ -144,6 +150,12 @@ def explain(peer_name: str, error: BaseException) -> PeerError:
 
 def _brief(details: str) -> str:
     """The part of gRPC's prose that tells something."""
+    for phrase, meaning in (
+        ("DNS query cancelled", "no DNS server answers"),
+        ("Endpoint closing", "it takes the connection, and says nothing"),
+    ):
+        if phrase in details:
+            return meaning
     for phrase in (
         "Connection refused",
         "Connection reset",
