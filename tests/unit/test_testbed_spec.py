@@ -146,7 +146,7 @@ def test_more_rows_than_there_are_is_a_mistake(folder: Path) -> None:
         (
             "rows.csv",
             "tweet,label\nfine,positive\n",
-            "has no column 'text' (it has tweet, label); name the right one under",
+            "has no column 'text' (it has tweet, label); name the right one under task, or in data.partition_by",
         ),
         (
             "rows.jsonl",
