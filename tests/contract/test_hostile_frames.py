@@ -118,11 +118,14 @@ VIOLATIONS: dict[str, tuple[list[Frame], str]] = {
     "an empty frame": ([Frame()], "an empty frame where it has no place"),
     "an announcement above the schema": (
         [header(FP32.nbytes + 1)],
-        f"a snapshot of {FP32.nbytes + 1} bytes, where the",
+        f"announced a snapshot of {FP32.nbytes + 1} bytes, where the schema takes {FP32.nbytes}",
     ),
     "an announcement of 2^64-1 bytes": ([header(2**64 - 1)], "announced a snapshot of 18446744073709551615 bytes"),
     "an announcement of nothing": ([header(0)], "announced a snapshot of 0 bytes"),
-    "a round that nobody can reach": ([header(round_=2**63)], "round 9223372036854775808"),
+    "a round that nobody can reach": (
+        [header(round_=2**63)],
+        "announced a snapshot of round 9223372036854775808, which nobody can reach",
+    ),
     "an unknown encoding": ([header(encoding="zip")], "in an encoding that nobody knows"),
     "a negative radius": ([header(radius=-1.0)], "announced a radius of -1.0"),
     "a radius that is no number": ([header(radius=math.nan)], "announced a radius of nan"),

@@ -69,7 +69,16 @@ def test_the_largest_honest_record_fits(anna: Scribe, mercy: Scribe) -> None:
 def test_a_key_that_is_none_of_ours(mercy: Scribe, key: str) -> None:
     header, content = FORGER.record()
     header.public_key = KEYS[key]
-    assert reason(mercy, header, content) == "key"
+    assert refusal(mercy, header, content) == OTHER_KEYS.get(key, "key: the owner's public key can't be read")
+
+
+FOREIGN = "key: the owner's public key is not a P-256 key"
+OTHER_KEYS = {
+    "RSA": FOREIGN,
+    "P-384": FOREIGN,
+    "huge": FOREIGN,
+    "in hybrid form": "key: the owner's public key is written in another form than ours",
+}
 
 
 def test_nobody_speaks_for_another(anna: Scribe, mercy: Scribe) -> None:

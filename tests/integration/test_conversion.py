@@ -180,7 +180,7 @@ def test_what_can_not_be_converted_is_told(
 ) -> None:
     file = packed / "model.gguf"
     shutil.copy(file, packed / "other.gguf")
-    with pytest.raises(ConfigError, match="holds 2 GGUF files"):
+    with pytest.raises(ConfigError, match="holds 2 GGUF files; give a folder with the one that all nodes use"):
         build()
     (packed / "other.gguf").unlink()
     with monkeypatch.context() as without:
@@ -188,9 +188,13 @@ def test_what_can_not_be_converted_is_told(
         with pytest.raises(ConfigError, match="needs the package gguf"):
             build()
     data = file.read_bytes()
-    for length in (0, 64, len(data) // 2, len(data) - 100):
+    unpacked = r"model\.gguf can't be unpacked \(.*\); get it again, or give the model in safetensors$"
+    loaded = (
+        r"packed can't be loaded \(.*\); give a folder with config\.json, tokenizer and weights, or the id of a hub"
+    )
+    for length, sentence in ((0, loaded), (64, unpacked), (len(data) // 2, loaded), (len(data) - 100, loaded)):
         file.write_bytes(data[:length])
-        with pytest.raises(ConfigError, match=r"can't be (loaded|unpacked)"):
+        with pytest.raises(ConfigError, match=sentence):
             build()
 
 

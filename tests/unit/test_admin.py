@@ -209,8 +209,17 @@ async def test_a_file_that_is_no_socket_is_left_alone(node: FakeNode, tmp_path: 
 
 async def test_a_directory_that_can_not_be_made(node: FakeNode, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="choose a path in a writable directory"):
+    sentence = (
+        rf"^admin_socket: {tmp_path}/file/admin\.sock can't be made \(.*\); choose a path in a writable directory$"
+    )
+    with pytest.raises(ConfigError, match=sentence):
         await AdminService(node, tmp_path / "file" / "admin.sock").start()
+
+
+async def test_a_directory_that_takes_no_socket(node: FakeNode) -> None:
+    sentence = r"^admin_socket: /proc/admin\.sock can't be opened; choose a path in a writable directory$"
+    with pytest.raises(ConfigError, match=sentence):
+        await AdminService(node, Path("/proc/admin.sock")).start()
 
 
 @pytest.mark.parametrize("group", [None, "own"])
@@ -248,11 +257,14 @@ def test_no_socket_means_no_daemon(path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
+DEAD = r"^no daemon answers at .*admin\.sock \(it has died or is starting\); start it with `conlora run`$"
+
+
 def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with AdminClient(path) as client, pytest.raises(NodeUnreachable, match="it has died or is starting"):
+    with AdminClient(path) as client, pytest.raises(NodeUnreachable, match=DEAD):
         client.status()
 
 

@@ -133,6 +133,14 @@ def test_init_never_overwrites(conlora: Conlora, mercy: Path) -> None:
     assert kept == {path: content for path, content in before.items() if path.parent != mercy}
 
 
+def test_init_needs_a_directory(conlora: Conlora, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = conlora("init", "file/mercy", "--name", "mercy")
+    assert code == 2
+    assert err.startswith("conlora: file/mercy: can't be written ([Errno 20] Not a directory: ")
+    assert err.endswith("); choose a writable directory\n")
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("--name", "a/b"), ("--name", "x: y"), ("--advertise", "nowhere"), ("--listen", "7443")]
 )

@@ -91,7 +91,11 @@ MISTAKES = {
         "rule: unknown rule 'loraa'; choose one of lora, freeze-a",
     ),
     "unknown mode": ({"federation.mode": "lockstep"}, "federation.mode", "'async' or 'sync', got 'lockstep'"),
-    "unknown scheduler": ({"training.lr_scheduler": "fast"}, "training", "is not one of constant, "),
+    "unknown scheduler": (
+        {"training.lr_scheduler": "fast"},
+        "training",
+        "lr_scheduler: 'fast' is not one of constant, ",
+    ),
     "unknown task": ({"task.type": "chess"}, "task.type", "unknown type 'chess'; choose one of text-classification, "),
     "unknown key of a task": ({"task.max_lenght": 3}, "task.max_lenght", "did you mean 'max_length'?"),
     "too fine for its weights": (
@@ -133,7 +137,7 @@ MISTAKES = {
     ),
     "no such way back": ({"mixing.rejoin": "ask"}, "mixing.rejoin", "'mix' or 'adopt', got 'ask'"),
     "no such defence": ({"mixing.robust": "krum"}, "mixing.robust", "'clipping' or 'trimmed-mean', got 'krum'"),
-    "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'"),
+    "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'; choose one of kaiming, orthonormal"),
     "address without port": ({"advertise": "mercy.example"}, "advertise", "write host:port, such as 0.0.0.0:7443"),
     "address with a scheme": ({"listen": "https://a:1"}, "listen", "write host:port, such as 0.0.0.0:7443"),
     "a port that is none": ({"advertise": "mercy.example:77443"}, "advertise", "has to be at most 65535"),

@@ -342,7 +342,10 @@ def test_listening(tmp_path: Path) -> None:
     with listener:
         port = listener.getsockname()[1]
         assert url == f"http://127.0.0.1:{port}"
-        with pytest.raises(ConfigError, match=r"can't listen on .* choose another address"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^--listen: can't listen on 127\.0\.0\.1:{port} \(.*in use.*\); choose another address$",
+        ):
             listen(f"127.0.0.1:{port}", public=False)
     listener, _ = listen("0.0.0.0:0", public=True)
     listener.close()

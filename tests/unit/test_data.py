@@ -52,11 +52,14 @@ def test_jsonl_parquet_and_a_held_out_file(task: TextClassification, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("words,label\na,true\nb,NA\n", "has no column 'text' (it has words, label)"),
-        ("text,label\na,true\nb,maybe\nc,maybe\n", "label 'maybe' is not one of task.labels (true, NA)"),
-        ("text,label\n", "it has no rows"),
-        ("text,label\na,true\n", "1 rows; at least 2"),
-        ('text,label\n"a,true\nb,NA\n', "can't be read"),
+        ("words,label\na,true\nb,NA\n", "has no column 'text' (it has words, label); name the right one under task"),
+        (
+            "text,label\na,true\nb,maybe\nc,maybe\n",
+            "row 2: label 'maybe' is not one of task.labels (true, NA); correct the row",
+        ),
+        ("text,label\n", "can't be read (it has no rows); correct the file or the configuration"),
+        ("text,label\na,true\n", "has 1 rows; at least 2 are needed to train on some and hold out others"),
+        ('text,label\n"a,true\nb,NA\n', "can't be read (Error tokenizing data"),
     ],
 )
 def test_what_does_not_fit_is_a_sentence(task: TextClassification, tmp_path: Path, text: str, sentence: str) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from conlora.core.gossip import Mode
 from conlora.daemon.departure import RESTS, Departure
@@ -159,6 +160,7 @@ async def test_who_has_finished_comes_back_with_its_last_snapshot() -> None:
 
 async def test_lockstep_can_not_do_without_a_node() -> None:
     stage = Stage(Mode.SYNC)
-    with pytest.raises(Refused, match="can't leave: in sync mode"):
+    with capture_logs() as logs, pytest.raises(Refused, match="can't leave: in sync mode") as caught:
         await stage.departure.leave(stage.stop)
+    assert logs == [{"event": "not drained", "log_level": "error", "reason": str(caught.value)}]
     assert stage.done == []

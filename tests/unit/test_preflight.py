@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,9 @@ import pytest
 import yaml
 from tests.daemons import free_port
 
-from conlora.cli.preflight import _check_disk, preflight
+from conlora.cli.preflight import _check_address, _check_disk, preflight
 from conlora.config import NodeConfig, load_config
-from conlora.errors import CheckFailed, StateError
+from conlora.errors import CheckFailed, ConfigError, StateError
 
 
 @pytest.fixture
@@ -49,3 +50,18 @@ def test_a_state_directory_of_somebody_else(config: NodeConfig, monkeypatch: pyt
     sentence = f"state_dir: {config.state_dir} is not writable for this user; change its owner"
     with pytest.raises(StateError, match=f"^{re.escape(sentence)}$"):
         _check_disk(config, 1000)
+
+
+def test_a_file_where_the_state_directory_would_be(config: NodeConfig) -> None:
+    config.state_dir.touch()
+    sentence = rf"^state_dir: {config.state_dir} can't be written \(.*File exists.*\)$"
+    with pytest.raises(StateError, match=sentence):
+        _check_disk(config, 1000)
+
+
+def test_an_address_that_is_taken(config: NodeConfig) -> None:
+    host, port = config.listen.split(":")
+    with socket.create_server((host, int(port))):
+        sentence = rf"^listen: {config.listen} can't be used \(.*in use.*\); choose another address or port$"
+        with pytest.raises(ConfigError, match=sentence):
+            _check_address(config)

@@ -80,6 +80,7 @@ def test_a_rank_that_ends_is_missed() -> None:
     first, second = on_two(lambda r: r.barrier() if r.rank else None)
     assert first is None
     assert isinstance(second, RankLost)
+    assert str(second) == "another rank of this program has ended; what it printed says why"
 
 
 def test_one_process_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_export_replaces_only_an_earlier_export(store: CheckpointStore, tmp_path
     target = tmp_path / "adapter"
     export_adapter(checkpoint, target, "base", "readme", overwrite=False)
     assert sorted(p.name for p in target.iterdir()) == ["README.md", *ADAPTER_FILES]
-    with pytest.raises(StateError, match="exists already"):
+    with pytest.raises(StateError, match="exists already; choose another directory or pass --overwrite"):
         export_adapter(checkpoint, target, "base", "readme", overwrite=False)
     export_adapter(checkpoint, target, "base", "new", overwrite=True)
     assert (target / "README.md").read_text() == "new"

@@ -74,7 +74,9 @@ def test_of_a_conversation_what_the_assistant_says_is_learnt(bases: dict[str, Pa
     row = task.encode({"talk": [{"role": role, "content": content} for role, content in talk]})
     assert words(row, learnt=True).replace("[CLS] ", "") == "was good [SEP] was bad [SEP]"
     for wrong in ("the film", [{"role": "user"}], None):
-        with pytest.raises(ConfigError, match="messages have to be a list"):
+        with pytest.raises(
+            ConfigError, match="messages have to be a list of objects with role and content; correct the row"
+        ):
             task.encode({"talk": wrong})
 
 
@@ -91,7 +93,9 @@ def test_packing_loses_less_than_a_block_and_keeps_the_order(lengths: list[int],
     rows = [{key: list(range(n)) for key in ("input_ids", "attention_mask", "labels")} for n in lengths]
     joined = [i for row in rows for i in row["input_ids"]]
     if len(joined) < block:
-        with pytest.raises(ConfigError, match=r"fewer than task\.max_length"):
+        with pytest.raises(
+            ConfigError, match=rf"have {len(joined)} tokens, fewer than task\.max_length \({block}\); lower"
+        ):
             task.arrange(rows)
         return
     packed = task.arrange(rows)
@@ -121,7 +125,7 @@ def test_a_words_tag_is_that_of_its_first_token_and_f1_counts_whole_entities(bas
     assert row["labels"] == [IGNORED, 0, 1, 0, 0, IGNORED]
     row = task.encode({"words": ["film-day", "was"], "tags": ["B-A", "O"]})
     assert row["labels"] == [IGNORED, 1, IGNORED, IGNORED, 0, IGNORED], "film, -, day and was"
-    with pytest.raises(ConfigError, match="3 words have 2 tags"):
+    with pytest.raises(ConfigError, match="3 words have 2 tags; give one tag a word"):
         task.encode({"words": ["the", "film", "was"], "tags": "O O"})
     truth = np.array([[1, 2, 0, 3, 4, IGNORED], [1, 1, 2, 0, 0, 0]])
     told = np.array([[1, 2, 0, 3, 0, 4], [1, 1, 2, 2, 0, 0]])
@@ -252,7 +256,9 @@ def test_a_task_of_ones_own(bases: dict[str, Path], tmp_path: Path, monkeypatch:
     assert task.options == {"a": 1}
     sys.modules.pop("ours")
     for name in ("ours:Theirs", "nowhere:Ours"):
-        with pytest.raises(ConfigError, match=rf"task.class: {name} can't be imported"):
+        with pytest.raises(
+            ConfigError, match=rf"task.class: {name} can't be imported \(.*\); install the package that has it"
+        ):
             task_of(config(bases["bert"], {"type": "custom", "class": name}))
 
 
