@@ -1,6 +1,8 @@
 """The sentence for what ends a testbed: a directory in the way, a federation that stands still, results that are none."""
 
+import errno
 import json
+import os
 import re
 import socket
 import sys
@@ -135,6 +137,24 @@ def test_tables_of_a_finished_grid_that_can_not_be_written(testbed: Testbed, fol
     assert code == 7
     assert re.fullmatch(
         rf"conlora: {output}: can't be written \(.*Is a directory.*\); free space or make it writable\n", said
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "where"), [("run", "spec", "run._run_all"), ("compare", "grid", "compare.forkserver")]
+)
+def test_a_disk_that_fills_up_meanwhile(
+    testbed: Testbed, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, file: str, where: str
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "history.db")
+
+    monkeypatch.setattr(f"conlora.testbed.{where}", full)
+    code, said = testbed(command, f"{file}.yaml", "-o", "out")
+    assert (code, said) == (
+        7,
+        f"conlora: {folder}/out: what is made there can't be written ([Errno 28] No space left on device: 'history.db'); free "
+        "space on that disk\n",
     )
 
 

@@ -156,10 +156,14 @@ def test_what_is_merged_has_to_be_an_adapter_of_the_base(bases: dict[str, Path],
     wrong = shutil.copytree(adapter, tmp_path / "wrong")
     path = wrong / "adapter_model.safetensors"
     save_file({name: torch.zeros(1, 1) for name in load_file(path)}, path)
-    for folder, reason in ((tmp_path / "gone", "Can't find 'adapter_config.json'"), (wrong, "size mismatch")):
-        with pytest.raises(
-            ConfigError, match=rf"^{folder}: no adapter for {bert} \(.*{reason}.*\); give one of this node$"
-        ):
+    half = shutil.copytree(adapter, tmp_path / "half")
+    (half / path.name).unlink()
+    for folder, told in (
+        (wrong, rf"no adapter for {bert} \(.*size mismatch.*\); give one of this node"),
+        (half, "holds no adapter_model.safetensors; give a directory that `conlora export` has written"),
+        (tmp_path / "gone", "holds no adapter_config.json; give a directory that `conlora export` has written"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^{folder}: {told}$"):
             merge(config(bert, CLASSES), folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 

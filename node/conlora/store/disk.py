@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from conlora.errors import StateError
@@ -20,6 +22,17 @@ def unwritable(path: Path, what: str, error: OSError) -> StateError:
     """The sentence for something that can't be written there, with the remedy that fits."""
     remedy = REMEDIES.get(error.errno or 0, "mend the disk")
     return StateError(f"{path}: {what} can't be written ({error}); {remedy}")
+
+
+@contextmanager
+def filling(directory: Path) -> Iterator[None]:
+    """`with filling(directory): ...`: where the disk does not take what is written in it, StateError says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        raise unwritable(directory, "what is made there", error) from error
 
 
 def digest_and_sync(path: Path) -> str:

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from conlora.errors import ConfigError, StateError
+from conlora.store.disk import filling
 from conlora.store.history import History
 from conlora.testbed.data import deal
 from conlora.testbed.federation import run_federation
@@ -43,7 +44,7 @@ def compare(grid: GridSpec, cells: Sequence[Cell], output: Path, console: Consol
     if results:
         console.print(f"{len(results)} of {len(cells)} cells are finished already", highlight=False)
     to_run = [cell for cell in cells if cell.name not in results]
-    with Interrupts() as interrupts, Progress(console, len(cells), done=len(results)) as progress:
+    with filling(output), Interrupts() as interrupts, Progress(console, len(cells), done=len(results)) as progress:
         if to_run:
             (output / WORK).mkdir()
             with forkserver(environment(to_run[0].spec), output / WORK / "forkserver.log", interrupts) as env:

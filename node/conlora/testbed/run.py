@@ -11,6 +11,7 @@ from rich.console import Console
 
 from conlora.core.topology import named_graph
 from conlora.errors import ConfigError, StateError
+from conlora.store.disk import filling
 from conlora.testbed.data import Deal, deal
 from conlora.testbed.federation import Trained, run_federation
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out
@@ -34,7 +35,8 @@ def run_testbed(spec: TestbedSpec, output: Path, overwrite: bool, keep: list[Pat
     with tempfile.TemporaryDirectory(prefix="conlora-") as cache:
         dealt = deal(spec, Path(cache))
         prepare_output(output, overwrite, keep)
-        _run_all(spec, dealt, output, console)
+        with filling(output):
+            _run_all(spec, dealt, output, console)
 
 
 def _run_all(spec: TestbedSpec, dealt: Deal, output: Path, console: Console) -> None:

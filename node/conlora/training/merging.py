@@ -14,6 +14,8 @@ from conlora.training.fingerprint import fingerprint
 from conlora.training.quiet import quiet_libraries
 from conlora.training.tasks import task_of
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
 
 def merge(config: NodeConfig, adapter: Path, target: Path) -> None:
     """Writes the configured base with `adapter` (a PEFT directory) merged into it to `target`, tokenizer or processor beside.
@@ -27,6 +29,9 @@ def merge(config: NodeConfig, adapter: Path, target: Path) -> None:
         )
     if target.exists():
         raise StateError(f"{target}: exists already; choose another directory")
+    for name in ADAPTER_FILES:
+        if not (adapter / name).is_file():  # PEFT would look for it on a hub
+            raise ConfigError(f"{adapter}: holds no {name}; give a directory that `conlora export` has written")
     quiet_libraries()
     # What 4 or 8 bits have rounded off is no part of what is written.
     whole = config.model.model_copy(update={"quantization": None})

@@ -113,4 +113,9 @@ class TokenClassification(Textual):
 
 
 def _list(value: Any) -> list[str]:
-    return value.split() if isinstance(value, str) else [str(item) for item in value or ()]
+    match value:
+        case str():
+            return value.split()
+        case list():
+            return [str(item) for item in value]
+    return [] if value is None else [str(value)]
