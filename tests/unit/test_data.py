@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from conlora.config import DataSection, NodeConfig
-from conlora.errors import ConfigError
+from conlora.errors import ConfigError, StateError, Unavailable
 from conlora.training.data import load_data
 from conlora.training.tasks import TextClassification
 
@@ -77,3 +78,34 @@ def test_which_rows_are_held_out_depends_on_the_seed_alone(task: TextClassificat
     )
     assert once == again
     assert once != other
+
+
+@pytest.mark.parametrize("mode", [None, 0o755])
+def test_the_copy_of_the_rows_is_for_nobody_else(task: TextClassification, tmp_path: Path, mode: int | None) -> None:
+    path, cache = tmp_path / "rows.csv", tmp_path / "datasets"
+    path.write_text("text,label\na,true\nb,NA\n")
+    if mode:
+        cache.mkdir()
+        cache.chmod(mode)
+    load_data(section(path), task, cache, seed=1)
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_place_for_the_copy_that_can_not_be_made(task: TextClassification, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.touch()
+    with pytest.raises(StateError, match=r"can't be made this user's alone \(.*File exists.*\); change its owner"):
+        load_data(section(path), task, path, seed=1)
+
+
+def test_a_hub_that_does_not_answer_is_no_mistake(
+    task: TextClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(**_: object) -> None:
+        raise ConnectionError("Couldn't reach 'mercy/notes' on the Hub") from FileNotFoundError("not cached")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(
+        Unavailable, match=r"data: mercy/notes can't be fetched \(Couldn't reach .*\); start again once"
+    ):
+        load_data(DataSection.model_validate({"hub": "mercy/notes"}), task, tmp_path / "cache", seed=1)

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import datasets
 
 from conlora.config import DATA_FORMATS
-from conlora.errors import ConfigError
+from conlora.errors import ConfigError, Unavailable
+from conlora.training.outside import is_outside
 
 Table: TypeAlias = datasets.Dataset
 Rows: TypeAlias = Table | datasets.IterableDataset
@@ -30,7 +31,7 @@ def read_file(path: Path, texts: Iterable[str], images: Iterable[str], cache: Pa
 
 
 def read_hub(name: str, split: str, images: Iterable[str], cache: Path, streaming: bool) -> Rows:
-    """The rows of a hub data set. Raises ConfigError that names it."""
+    """The rows of a hub data set. Raises ConfigError that names it, Unavailable where no hub answers."""
     options = {"path": name, "split": split, "cache_dir": str(cache), "streaming": streaming}
     return _with_images(_load(name, options), images, None)
 
@@ -41,6 +42,10 @@ def _load(source: str, options: dict[str, Any]) -> Rows:
         rows = datasets.load_dataset(**options)
         empty = next(iter(rows), None) is None
     except (OSError, ValueError, datasets.exceptions.DatasetsError, ConnectionError) as error:
+        if is_outside(error):
+            raise Unavailable(
+                f"data: {source} can't be fetched ({error}); start again once the hub answers, or give a file"
+            ) from error
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         if "no data" in reason:  # so the library says of a file that has a heading only
