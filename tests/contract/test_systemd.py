@@ -22,6 +22,7 @@ UNIT = "/etc/systemd/system/conlora@.service"
 CHECK = "/etc/systemd/system/conlora-check@.service"
 GPU = "/etc/systemd/system/conlora@.service.d/gpu.conf"
 WITH_GPU = {GPU, f"{CHECK}.d/gpu.conf", "/etc/systemd/system/conlora-gpu.service"}
+PAGE = SYSTEMD.parents[1] / "docs/how-to/systemd.md"
 NODES = ("conlora@mercy.service", "conlora-check@mercy.service")
 INSTALLED = {
     UNIT, CHECK, "/etc/sysusers.d/conlora.conf", "/etc/tmpfiles.d/conlora.conf", "/usr/local/bin/conlora",
@@ -70,8 +71,7 @@ def test_the_unit_is_confined(installed: Path, unit: str) -> None:
     gpu = (installed / GPU[1:]).exists()
     table = json.loads(analyze(installed, *words, "--json=short", unit=unit).stdout)
     assert ("PrivateDevices" in {row["json_field"] for row in table if row["set"] is False}) == gpu
-    page = (SYSTEMD.parents[1] / "docs/how-to/systemd.md").read_text()
-    told = re.search(r"(\d\.\d) for the unit,\s(\d\.\d) with the GPU, .* \(systemd (\d+)\)", page)
+    told = re.search(r"(\d\.\d) for the unit,\s(\d\.\d) with the GPU, .* \(systemd (\d+)\)", PAGE.read_text())
     assert told
     version = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
     if version.split()[1] == told[3]:  # each judges by its own list
@@ -114,6 +114,11 @@ def test_the_unit_fits_the_code() -> None:
     mended_by_hand = {ConfigError.exit_code, StateError.exit_code}
     assert set(map(int, unit.one("RestartPreventExitStatus").split())) == mended_by_hand
     assert Unavailable.exit_code not in mended_by_hand
+    for sentence in (
+        f"the node after {unit.one('RestartSec')} s",
+        f"at most {unit.one('StartLimitBurst')} starts an hour",
+    ):
+        assert sentence in PAGE.read_text()
     assert int(unit.one("WatchdogSec")) / BEATS_PER_PERIOD > STATUS_SECONDS == 5, "what the unit's comment says"
     assert unit.one("LoadCredential") == "identity:/etc/conlora/mercy/identity"
     assert CREDENTIAL == "identity_"

@@ -228,3 +228,4 @@ def test_two_nodes_train_under_the_unit(host: Host, tiny_model: Path) -> None:
             assert service.stop() == 0
     for name in directories:
         assert list((host.root / "var/lib/conlora" / name / "checkpoints").glob("step-*/manifest.json"))
+    assert "[error" not in host.journal()

@@ -42,12 +42,13 @@ def _load(source: str, options: dict[str, Any]) -> Rows:
         rows = datasets.load_dataset(**options)
         empty = next(iter(rows), None) is None
     except (OSError, ValueError, datasets.exceptions.DatasetsError, ConnectionError) as error:
-        if is_outside(error):
-            raise Unavailable(
-                f"data: {source} can't be fetched ({error}); start again once the hub answers, or give a file"
-            ) from error
-        cause = error.__cause__ or error
+        outside = is_outside(error)
+        cause = error if outside else error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if outside:
+            raise Unavailable(
+                f"data: {source} can't be fetched ({reason}); start again once the hub answers, or give a file"
+            ) from error
         if "no data" in reason:  # so the library says of a file that has a heading only
             reason = "it has no rows"
         raise ConfigError(f"data: {source} can't be read ({reason}); correct the file or the configuration") from error
