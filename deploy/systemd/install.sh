@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs ConLoRA as a systemd service: a virtual environment in /opt/conlora, the units conlora@ and conlora-check@, their user and directories.
-# Run it again to upgrade. It starts nothing, and changes nothing in /etc/conlora and /var/lib/conlora.
+# Run it again to upgrade, while no node runs. It starts nothing, and changes nothing in /etc/conlora and /var/lib/conlora.
 #
 #   sudo deploy/systemd/install.sh [--gpu]     --gpu: with the drop-in that gives nodes NVIDIA's GPUs
 #

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import datasets
 import pytest
 
 from conlora.config import DataSection, NodeConfig
-from conlora.errors import ConfigError, StateError, Unavailable
+from conlora.errors import ConfigError, StateError
 from conlora.training.data import load_data
 from conlora.training.tasks import TextClassification
 
@@ -96,16 +95,3 @@ def test_a_place_for_the_copy_that_can_not_be_made(task: TextClassification, tmp
     path.touch()
     with pytest.raises(StateError, match=r"can't be made this user's alone \(.*File exists.*\); change its owner"):
         load_data(section(path), task, path, seed=1)
-
-
-def test_a_hub_that_does_not_answer_is_no_mistake(
-    task: TextClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(**_: object) -> None:
-        raise ConnectionError("Couldn't reach 'mercy/notes' on the Hub") from FileNotFoundError("not cached")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(
-        Unavailable, match=r"data: mercy/notes can't be fetched \(Couldn't reach .*\); start again once"
-    ):
-        load_data(DataSection.model_validate({"hub": "mercy/notes"}), task, tmp_path / "cache", seed=1)

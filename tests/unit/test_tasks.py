@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.families import FAMILIES, WORDS, make_base, make_data
 from transformers import EvalPrediction
 from transformers.trainer_pt_utils import nested_concat, nested_numpify
 
-from conlora.config import ModelSection, NodeConfig
-from conlora.errors import ConfigError, Unavailable
+from conlora.config import NodeConfig
+from conlora.errors import ConfigError
 from conlora.training.data import load_data
-from conlora.training.tasks import Task, loading, task_of
+from conlora.training.tasks import Task, task_of
 from conlora.training.tasks.base import IGNORED
 
 CHAT = (
@@ -256,41 +254,6 @@ def test_a_task_of_ones_own(bases: dict[str, Path], tmp_path: Path, monkeypatch:
     for name in ("ours:Theirs", "nowhere:Ours"):
         with pytest.raises(ConfigError, match=rf"task.class: {name} can't be imported"):
             task_of(config(bases["bert"], {"type": "custom", "class": name}))
-
-
-def hub_is_away() -> None:
-    """As huggingface_hub raises it where nobody answers and nothing is cached, and transformers passes it on."""
-    try:
-        raise LocalEntryNotFoundError("we cannot find the requested files in the local cache")
-    except LocalEntryNotFoundError as error:
-        raise OSError("We couldn't connect to the hub\nCheck your connection") from error
-
-
-def hub_has_no_such_model() -> None:
-    """As they do where it answers."""
-    raise OSError("mercy/base is not a valid model identifier")
-
-
-@pytest.mark.parametrize(
-    ("fail", "kind", "sentence"),
-    [
-        (
-            hub_is_away,
-            Unavailable,
-            r"can't be fetched \(We couldn't connect to the hub\); start again once the hub answers",
-        ),
-        (hub_has_no_such_model, ConfigError, r"can't be loaded \(mercy/base is not a valid .*\); give a folder"),
-    ],
-)
-def test_a_hub_that_does_not_answer_is_no_mistake(
-    fail: Callable[[], None], kind: type[ConfigError], sentence: str
-) -> None:
-    with (
-        pytest.raises(ConfigError, match=f"model.base: mercy/base {sentence}") as caught,
-        loading(ModelSection(base="mercy/base")),
-    ):
-        fail()
-    assert type(caught.value) is kind
 
 
 def test_every_task_is_one_of_a_family() -> None:
