@@ -10,11 +10,16 @@ import conlora
 
 SYSTEMD = Path(__file__).parents[1] / "deploy" / "systemd"
 SOURCE = Path(conlora.__file__).parents[1]
-# Stands for `python3.11 -m venv PLACE`, with a pip that notes down what it is asked: a real one would fetch gigabytes.
+# Stands for `python3.11 -m venv --clear PLACE`, with a pip that notes down what it is asked: a real one would fetch gigabytes.
+# FAILS=import: has no venv module. FAILS=venv: what it makes has no pip.
 PYTHON = f"""#!/bin/sh
-[ "$1 $2" = "-m venv" ] || exit 1
+if [ "$1" = -c ]; then [ "$FAILS" != import ]; exit; fi
+[ "$1 $2 $3" = "-m venv --clear" ] || exit 1
+shift
+rm -rf "$3"
 mkdir -p "$3/bin"
 touch "$3/pyvenv.cfg"
+[ "$FAILS" != venv ] || exit 1
 printf '#!/bin/sh\\necho "$@" >> "%s/pip.log"\\n' "$3" > "$3/bin/pip"
 printf '#!/bin/sh\\nPYTHONPATH={SOURCE} exec {sys.executable} -m conlora "$@"\\n' > "$3/bin/conlora"
 chmod +x "$3/bin/pip" "$3/bin/conlora"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs ConLoRA as a systemd service: a virtual environment in /opt/conlora, the unit conlora@.service, its user and directories.
-# Run it again to upgrade. It starts nothing, and changes nothing in /etc/conlora and /var/lib/conlora.
+# Installs ConLoRA as a systemd service: a virtual environment in /opt/conlora, the units conlora@ and conlora-check@, their user and directories.
+# Run it again to upgrade, while no node runs. It starts nothing, and changes nothing in /etc/conlora and /var/lib/conlora.
 #
 #   sudo deploy/systemd/install.sh [--gpu]     --gpu: with the drop-in that gives nodes NVIDIA's GPUs
 #
@@ -13,6 +13,8 @@ SOURCE="$(cd "$HERE/../.." && pwd)"
 PYTHON="${PYTHON:-python3.11}"
 DESTDIR="${DESTDIR:-}"
 VENV="$DESTDIR/opt/conlora"
+UNITS=/etc/systemd/system
+LINK="$DESTDIR/usr/local/bin/conlora"
 GPU=""
 
 say() { printf '%s\n' "$*"; }
@@ -32,7 +34,11 @@ command -v "$PYTHON" >/dev/null || fail "$PYTHON: no such command; install Pytho
 case "$(readlink -f "$(command -v "$PYTHON")")" in
   /home/* | /root/*) fail "$PYTHON lies in a home, where the service may not look; set PYTHON to one that all users can run" ;;
 esac
+"$PYTHON" -c "import venv, ensurepip" 2>/dev/null || fail "$PYTHON lacks its venv module; install python3.11-venv, or set PYTHON"
 [ ! -e "$VENV" ] || [ -e "$VENV/pyvenv.cfg" ] || fail "$VENV is there already, and no virtual environment; move it away"
+if [ -e "$LINK" ] || [ -L "$LINK" ]; then
+  [ "$(readlink "$LINK" || true)" = /opt/conlora/bin/conlora ] || fail "$LINK is there already, and not of this script; move it away"
+fi
 
 put() { # put FILE PLACE: what differs is written and named
   if ! cmp -s "$HERE/$1" "$DESTDIR$2"; then
@@ -42,18 +48,24 @@ put() { # put FILE PLACE: what differs is written and named
 }
 
 umask 022 # the service's user has to read all of this
-[ -e "$VENV/pyvenv.cfg" ] || "$PYTHON" -m venv "$VENV"
+[ -x "$VENV/bin/pip" ] || "$PYTHON" -m venv --clear "$VENV" # also where an earlier run was broken off
 "$VENV/bin/pip" install --quiet -c "$SOURCE/constraints.txt" "$SOURCE"
 say "installed  /opt/conlora: $("$VENV/bin/conlora" --version)"
-mkdir -p "$DESTDIR/usr/local/bin"
-ln -sfn /opt/conlora/bin/conlora "$DESTDIR/usr/local/bin/conlora"
+mkdir -p "${LINK%/*}"
+ln -sfn /opt/conlora/bin/conlora "$LINK"
 
-put conlora@.service /etc/systemd/system/conlora@.service
+for unit in conlora@ conlora-check@; do
+  put "$unit.service" "$UNITS/$unit.service"
+done
 put sysusers.d/conlora.conf /etc/sysusers.d/conlora.conf
 put tmpfiles.d/conlora.conf /etc/tmpfiles.d/conlora.conf
+[ ! -e "$DESTDIR$UNITS/conlora@.service.d/gpu.conf" ] || GPU=yes # from an earlier run
 if [ -n "$GPU" ]; then
-  put gpu.conf /etc/systemd/system/conlora@.service.d/gpu.conf
-elif [ -e /proc/driver/nvidia ] && [ ! -e "$DESTDIR/etc/systemd/system/conlora@.service.d/gpu.conf" ]; then
+  put conlora-gpu.service "$UNITS/conlora-gpu.service"
+  for unit in conlora@ conlora-check@; do
+    put gpu.conf "$UNITS/$unit.service.d/gpu.conf"
+  done
+elif [ -e /proc/driver/nvidia ]; then
   say "note       there is a GPU, which nodes don't see; run install.sh --gpu"
 fi
 
@@ -63,7 +75,8 @@ if [ -z "$DESTDIR" ]; then
   if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     if systemctl --quiet is-active 'conlora@*'; then
-      say "note       nodes run on with the version that they started with: systemctl restart 'conlora@*'"
+      say "note       nodes run that have started with the old version, and a trainer that dies comes back with the new one;"
+      say "           restart them now: systemctl restart 'conlora@*'"
     fi
   fi
 fi

@@ -36,16 +36,19 @@ remove() { # remove PLACE...: what is there goes, and is named
 running=""
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
   running=yes
-  systemctl stop 'conlora@*.service' # each writes a checkpoint
+  systemctl stop 'conlora@*.service' 'conlora-check@*.service' # each node writes a checkpoint
   for link in "$UNITS"/*.wants/conlora@*.service; do
     [ ! -L "$link" ] || systemctl disable --quiet "${link##*/}"
   done
 fi
 
-remove "$UNITS/conlora@.service" "$UNITS/conlora@.service.d/gpu.conf" /etc/sysusers.d/conlora.conf /etc/tmpfiles.d/conlora.conf
-rmdir "$DESTDIR$UNITS/conlora@.service.d" 2>/dev/null || true
+for unit in conlora@ conlora-check@; do
+  remove "$UNITS/$unit.service" "$UNITS/$unit.service.d/gpu.conf"
+  rmdir "$DESTDIR$UNITS/$unit.service.d" 2>/dev/null || true
+done
+remove "$UNITS/conlora-gpu.service" /etc/sysusers.d/conlora.conf /etc/tmpfiles.d/conlora.conf
 [ -z "$running" ] || systemctl daemon-reload
-for own in "$DESTDIR$UNITS"/conlora@*.d; do
+for own in "$DESTDIR$UNITS"/conlora@*.d "$DESTDIR$UNITS"/conlora-check@*.d; do
   [ ! -d "$own" ] || say "kept       ${own#"$DESTDIR"}: not of install.sh"
 done
 [ ! -e "$DESTDIR/opt/conlora/pyvenv.cfg" ] || remove /opt/conlora

@@ -2,7 +2,8 @@
 
 ConLoRAError                 1   something failed that is nobody's mistake
 ├── ConfigError              2   configuration, data, model or spec: the user can mend it
-│   └── CardError            2   a peer's identity card is damaged or does not match
+│   ├── CardError            2   a peer's identity card is damaged or does not match
+│   └── Unavailable          9   an address, a port or a hub that the configuration names can't be used now; a later start may do
 ├── NodeUnreachable          3   no daemon answers on the admin socket
 │   └── NodeSlow             3   one is there, and has not answered in time
 ├── CheckFailed              4   `conlora check` found something (it has printed what)
@@ -39,6 +40,12 @@ class ConfigError(ConLoRAError):
 
 class CardError(ConfigError):
     """An identity card is damaged, or its certificate does not match its node id."""
+
+
+class Unavailable(ConfigError):
+    """What the configuration names outside the node can't be used now. Perhaps it is wrong, perhaps a later start may do."""
+
+    exit_code = 9
 
 
 class NodeUnreachable(ConLoRAError):
@@ -83,6 +90,12 @@ class UploadFailed(ConLoRAError):
     """A hub did not take an export."""
 
     exit_code = 8
+
+
+def error_of(exit_code: int) -> type[ConLoRAError]:
+    """What has ended a trainer or a node that left this exit code, if whoever started it is to end likewise."""
+    kinds = {kind.exit_code: kind for kind in (ConfigError, Unavailable, StateError)}
+    return kinds.get(exit_code, TrainingFailed)
 
 
 class PeerError(ConLoRAError):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,14 +13,19 @@ from tests.service import Unit
 
 from conlora.cli.template import SERVICE
 from conlora.config.basics import NodeBasics
-from conlora.errors import ConfigError, StateError
+from conlora.daemon.notify import BEATS_PER_PERIOD, STATUS_SECONDS
+from conlora.errors import ConfigError, StateError, Unavailable
 from conlora.net.identity import CREDENTIAL
 
 MOST_EXPOSED = 3.0
 UNIT = "/etc/systemd/system/conlora@.service"
+CHECK = "/etc/systemd/system/conlora-check@.service"
 GPU = "/etc/systemd/system/conlora@.service.d/gpu.conf"
+WITH_GPU = {GPU, f"{CHECK}.d/gpu.conf", "/etc/systemd/system/conlora-gpu.service"}
+PAGE = SYSTEMD.parents[1] / "docs/how-to/systemd.md"
+NODES = ("conlora@mercy.service", "conlora-check@mercy.service")
 INSTALLED = {
-    UNIT, "/etc/sysusers.d/conlora.conf", "/etc/tmpfiles.d/conlora.conf", "/usr/local/bin/conlora",
+    UNIT, CHECK, "/etc/sysusers.d/conlora.conf", "/etc/tmpfiles.d/conlora.conf", "/usr/local/bin/conlora",
     "/opt/conlora/pyvenv.cfg", "/opt/conlora/pip.log", "/opt/conlora/bin/pip", "/opt/conlora/bin/conlora",
 }  # fmt: skip
 
@@ -41,8 +47,9 @@ def analyze(root: Path, *words: str, unit: str = "conlora@mercy.service") -> "su
 
 
 @needs_systemd
-def test_the_unit_is_sound(installed: Path) -> None:
-    done = analyze(installed, "verify", "--man=no")
+@pytest.mark.parametrize("unit", NODES)
+def test_the_unit_is_sound(installed: Path, unit: str) -> None:
+    done = analyze(installed, "verify", "--man=no", unit=unit)  # and, where it wants that, conlora-gpu.service
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -54,14 +61,39 @@ def test_a_mistake_in_the_unit_would_be_found(installed: Path) -> None:
 
 
 @needs_systemd
-def test_the_unit_is_confined(installed: Path) -> None:
-    done = analyze(installed, "security", "--offline=true", "--no-pager", f"--threshold={MOST_EXPOSED * 10:.0f}")
+@pytest.mark.parametrize("unit", NODES)
+def test_the_unit_is_confined(installed: Path, unit: str) -> None:
+    words = ("security", "--offline=true", "--no-pager")
+    done = analyze(installed, *words, f"--threshold={MOST_EXPOSED * 10:.0f}", unit=unit)
     assert done.returncode == 0, done.stdout
     exposure = float(done.stdout.rpartition("Overall exposure level for ")[2].split(": ")[1].split()[0])
     assert 0 < exposure < MOST_EXPOSED
-    table = json.loads(analyze(installed, "security", "--offline=true", "--no-pager", "--json=short").stdout)
-    open_ = {row["json_field"] for row in table if row["set"] is False}
-    assert ("PrivateDevices" in open_) == (installed / GPU[1:]).exists()
+    gpu = (installed / GPU[1:]).exists()
+    table = json.loads(analyze(installed, *words, "--json=short", unit=unit).stdout)
+    assert ("PrivateDevices" in {row["json_field"] for row in table if row["set"] is False}) == gpu
+    told = re.search(r"(\d\.\d) for the unit,\s(\d\.\d) with the GPU, .* \(systemd (\d+)\)", PAGE.read_text())
+    assert told
+    version = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    if version.split()[1] == told[3]:  # each judges by its own list
+        assert exposure == float(told[2] if gpu else told[1])
+
+
+def test_the_preflight_sees_what_the_node_sees() -> None:
+    node, check = (settings(SYSTEMD / name) for name in ("conlora@.service", "conlora-check@.service"))
+    of_the_daemon = {
+        "Type", "NotifyAccess", "ExecStart", "ExecReload", "TimeoutStartSec", "WatchdogSec", "KillMode", "TimeoutStopSec",
+        "Restart", "RestartSec", "RestartPreventExitStatus", "RuntimeDirectory", "RuntimeDirectoryMode",
+    }  # fmt: skip
+    assert [line for line in check if line.partition("=")[0] not in of_the_daemon] == [
+        line for line in node if line.partition("=")[0] not in of_the_daemon
+    ]
+    assert {line.partition("=")[0] for line in check} & of_the_daemon == {"Type", "ExecStart"}
+
+
+def settings(path: Path) -> list[str]:
+    """Of the section [Service]."""
+    section = path.read_text().partition("[Service]\n")[2].partition("\n[Install]")[0]
+    return [line for line in section.splitlines() if line and not line.startswith("#")]
 
 
 @needs_systemd
@@ -81,6 +113,13 @@ def test_the_unit_fits_the_code() -> None:
     unit = Unit(SYSTEMD / "conlora@.service", "mercy")
     mended_by_hand = {ConfigError.exit_code, StateError.exit_code}
     assert set(map(int, unit.one("RestartPreventExitStatus").split())) == mended_by_hand
+    assert Unavailable.exit_code not in mended_by_hand
+    for sentence in (
+        f"the node after {unit.one('RestartSec')} s",
+        f"at most {unit.one('StartLimitBurst')} starts an hour",
+    ):
+        assert sentence in PAGE.read_text()
+    assert int(unit.one("WatchdogSec")) / BEATS_PER_PERIOD > STATUS_SECONDS == 5, "what the unit's comment says"
     assert unit.one("LoadCredential") == "identity:/etc/conlora/mercy/identity"
     assert CREDENTIAL == "identity_"
     places = dict(
@@ -143,12 +182,50 @@ def test_what_is_no_installation_of_ours_is_left_alone(tmp_path: Path) -> None:
     assert files(tmp_path) - {"/python3.11"} == {"/opt/conlora/precious", "/usr/local/bin/conlora"}
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_command_of_that_name_that_is_not_ours_stays(tmp_path: Path, link: bool) -> None:
+    place = tmp_path / "usr/local/bin/conlora"
+    place.parent.mkdir(parents=True)
+    if link:
+        place.symlink_to("/srv/other")
+    else:
+        place.write_text("precious")
+    done = run("install.sh", tmp_path)
+    assert done.returncode == 2
+    assert f"{place} is there already, and not of this script; move it away" in done.stderr
+    assert files(tmp_path) - {"/python3.11"} == {"/usr/local/bin/conlora"}
+
+
+def test_an_upgrade_keeps_the_gpu(tmp_path: Path) -> None:
+    assert run("install.sh", tmp_path, "--gpu").returncode == 0
+    (tmp_path / GPU[1:]).write_text("of an earlier version")
+    again = run("install.sh", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"written    {GPU}" in again.stdout
+    assert files(tmp_path) - {"/python3.11"} == INSTALLED | WITH_GPU
+
+
 @pytest.mark.parametrize(("script", "option"), [("install.sh", "--purge"), ("uninstall.sh", "--gpu")])
 def test_an_option_that_there_is_not(tmp_path: Path, script: str, option: str) -> None:
     done = run(script, tmp_path, option)
     assert done.returncode == 2
     assert f"{script}: {option}: no such option" in done.stderr
     assert files(tmp_path) == {"/python3.11"}
+
+
+def test_a_python_without_venv_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    done = run("install.sh", tmp_path, FAILS="import")
+    assert done.returncode == 2
+    assert "python3.11 lacks its venv module; install python3.11-venv, or set PYTHON" in done.stderr
+    assert files(tmp_path) == {"/python3.11"}
+
+
+def test_an_installation_that_was_broken_off_is_begun_anew(tmp_path: Path) -> None:
+    assert run("install.sh", tmp_path, FAILS="venv").returncode != 0
+    assert (tmp_path / "opt/conlora/pyvenv.cfg").exists()
+    again = run("install.sh", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert files(tmp_path) - {"/python3.11"} == INSTALLED
 
 
 def test_a_python_that_the_service_could_not_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.meshes import SETTINGS, Member, by_id, link_up, linked, pair, snapshot, until
 
 from conlora.core.federation import FederationSettings
-from conlora.errors import ConfigError
+from conlora.errors import Unavailable
 from conlora.net import dialling, streams
 from conlora.net.link import Link
 from conlora.net.streams import AcceptedStream
@@ -170,7 +170,7 @@ async def test_a_taken_address_is_a_sentence(member: Members) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         a.address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ConfigError, match="can't be used; it may be taken by another program"):
+        with pytest.raises(Unavailable, match="can't be used; it may be taken by another program"):
             await a.start(b.card())
 
 

@@ -18,12 +18,14 @@ from tests.daemons import PATIENCE, free_port, wait_until
 from tests.installs import SOURCE, make_user, run
 from tests.managers import Manager
 
+from conlora.cli.peers import add
 from conlora.cli.template import write_node
 from conlora.net.admin_client import AdminClient
 from conlora.net.identity import load_identity
 
 CLONE_NEWNS = 0x00020000
 UNIT = "etc/systemd/system/conlora@.service"
+CHECK = "etc/systemd/system/conlora-check@.service"
 MODEL, DATA = Path("/srv/model"), Path("/srv/films.csv")
 
 
@@ -58,12 +60,11 @@ class Host:
         shutil.copyfile(data, root / "srv/films.csv")
 
     def node(self, name: str, **sections: Any) -> Path:
-        """Makes a node as an operator does, and fills in its file."""
+        """Makes a node as an operator does whose files are nobody else's business, and fills in its file."""
         directory = self.root / "etc" / "conlora" / name
         address = f"127.0.0.1:{free_port()}"
-        write_node(directory, name, address, address, service=True)
-        for path in (directory, directory / "peers"):
-            path.chmod(0o755)
+        with umask(0o077):
+            write_node(directory, name, address, address, service=True)
         path = directory / "conlora.yaml"
         config = yaml.safe_load(path.read_text())
         config |= {
@@ -72,7 +73,6 @@ class Host:
             "training": {"rounds": 1_000_000, "local_steps": 2, "batch_size": 8, "threads": 1, "device": "cpu", "slowdown": 5},
         }  # fmt: skip
         path.write_text(yaml.safe_dump({key: value for key, value in (config | sections).items() if value is not None}))
-        path.chmod(0o644)
         return directory
 
     @contextlib.contextmanager
@@ -95,12 +95,17 @@ class Host:
                 process.kill()
                 process.wait()
 
-    def command(self, name: str, *command: str) -> list[str]:
+    def command(self, name: str, *command: str, unit: str = UNIT) -> list[str]:
         """The stand-in's, for the unit or for another command in its place."""
         places = [place for place in (SOURCE, sys.prefix, sys.base_prefix) if not Path(place).is_relative_to("/usr")]
         shown = [*((Path(place), Path(place)) for place in places), (self.root / "srv", Path("/srv"))]
         binds = [word for source, target in shown for word in ("--bind", f"{source}:{target}")]
-        return [sys.executable, "-m", "tests.service", *binds, str(self.root / UNIT), name, str(self.root), *command]
+        return [sys.executable, "-m", "tests.service", *binds, str(self.root / unit), name, str(self.root), *command]
+
+    def check(self, name: str) -> "subprocess.CompletedProcess[str]":
+        """`systemctl start conlora-check@NAME`."""
+        command = self.command(name, unit=CHECK)
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
     def journal(self) -> str:
         """What the services have said."""
@@ -123,6 +128,16 @@ class Service:
         code = self.process.wait(PATIENCE)
         assert self.manager.hear().count("STOPPING=1") == 1
         return code
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """An operator's, for a while."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def environment() -> dict[str, str]:
@@ -162,6 +177,8 @@ def test_a_node_as_the_unit_starts_it(host: Host) -> None:
         assert service.stop() == 0
     assert not socket.exists()
     assert (host.root / "var/lib/conlora/mercy/history.db").stat().st_uid == uid
+    assert "[info     ] node up" in host.journal()
+    assert "[error" not in host.journal()
 
 
 def test_a_mistake_ends_with_a_code_that_is_not_started_again(host: Host) -> None:
@@ -181,8 +198,18 @@ def test_two_nodes_train_under_the_unit(host: Host, tiny_model: Path) -> None:
     directories = {name: host.node(name) for name in ("mercy", "st-anna")}
     for name, other in (("mercy", "st-anna"), ("st-anna", "mercy")):
         basics = yaml.safe_load((directories[other] / "conlora.yaml").read_text())
-        card = load_identity(directories[other] / "identity").card(other, basics["advertise"])
-        (directories[name] / "peers" / f"{other}.yaml").write_text(card)
+        card = host.root / f"{other}.yaml"
+        card.write_text(load_identity(directories[other] / "identity").card(other, basics["advertise"]))
+        with umask(0o077):
+            add(card, directories[name])
+    check = host.check("mercy")
+    assert check.returncode == 4, check.stdout + check.stderr
+    said = [" ".join(line.split()) for line in check.stdout.splitlines()]
+    assert "ok data 540 rows to train on, 60 held out" in said
+    (failed,) = (line for line in said if not line.startswith("ok "))
+    assert failed.startswith("fails peer st-anna st-anna can't be reached"), "it does not run yet"
+    state = host.root / "var/lib/conlora/mercy"
+    assert [place.stat().st_mode & 0o777 for place in (state, state / "datasets")] == [0o700, 0o700]
     with host.started("mercy") as mercy, host.started("st-anna") as anna:
         for service in (mercy, anna):
             service.ready()
@@ -201,3 +228,4 @@ def test_two_nodes_train_under_the_unit(host: Host, tiny_model: Path) -> None:
             assert service.stop() == 0
     for name in directories:
         assert list((host.root / "var/lib/conlora" / name / "checkpoints").glob("step-*/manifest.json"))
+    assert "[error" not in host.journal()

@@ -120,6 +120,17 @@ def test_init_for_the_service(conlora: Conlora, tmp_path: Path) -> None:
     assert node.admin_group == "conlora"
 
 
+def test_a_service_reads_its_node_whatever_roots_umask(conlora: Conlora, tmp_path: Path, card: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert conlora("init", "mercy", "--name", "mercy", "--service")[0] == 0
+        assert conlora("peers", "add", card, "-c", "mercy")[0] == 0
+    finally:
+        os.umask(before)
+    places = {"": 0o755, "peers": 0o755, "conlora.yaml": 0o644, "peers/st-anna.yaml": 0o644, "identity": 0o700}
+    assert {place: (tmp_path / "mercy" / place).stat().st_mode & 0o777 for place in places} == places
+
+
 def test_init_never_overwrites(conlora: Conlora, mercy: Path) -> None:
     before = {path: path.read_bytes() for path in mercy.rglob("*") if path.is_file()}
     code, _, err = conlora("init", mercy, "--name", "other")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conlora.config import DataSection, NodeConfig
-from conlora.errors import ConfigError
+from conlora.errors import ConfigError, StateError
 from conlora.training.data import load_data
 from conlora.training.tasks import TextClassification
 
@@ -93,3 +93,21 @@ def test_which_rows_are_held_out_depends_on_the_seed_alone(task: TextClassificat
     )
     assert once == again
     assert once != other
+
+
+@pytest.mark.parametrize("mode", [None, 0o755])
+def test_the_copy_of_the_rows_is_for_nobody_else(task: TextClassification, tmp_path: Path, mode: int | None) -> None:
+    path, cache = tmp_path / "rows.csv", tmp_path / "datasets"
+    path.write_text("text,label\na,true\nb,NA\n")
+    if mode:
+        cache.mkdir()
+        cache.chmod(mode)
+    load_data(section(path), task, cache, seed=1)
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_place_for_the_copy_that_can_not_be_made(task: TextClassification, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.touch()
+    with pytest.raises(StateError, match=r"can't be made this user's alone \(.*File exists.*\); change its owner"):
+        load_data(section(path), task, path, seed=1)

@@ -21,7 +21,7 @@ from conlora.core.reasons import REASONS
 from conlora.daemon.metrics import METRICS
 from conlora.daemon.progress import State
 from conlora.daemon.scrape import NodeCollector, metrics_endpoint
-from conlora.errors import ConfigError
+from conlora.errors import Unavailable
 from conlora.net.status import LINK_STATES
 
 PARTS = ("product", "a", "b")
@@ -192,13 +192,13 @@ async def test_an_address_in_use_is_named(node: FakeNode) -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         sentence = rf"^observing\.metrics: {address} can't be used \(.*in use.*\); choose another address or port$"
-        with pytest.raises(ConfigError, match=sentence), metrics_endpoint(address, node):
+        with pytest.raises(Unavailable, match=sentence), metrics_endpoint(address, node):
             pass
 
 
 @pytest.mark.parametrize("address", ["nowhere.invalid:9000", "192.0.2.1:9000"])
 async def test_an_address_that_is_not_ours(node: FakeNode, address: str) -> None:
-    with pytest.raises(ConfigError, match="choose another address or port"), metrics_endpoint(address, node):
+    with pytest.raises(Unavailable, match="choose another address or port"), metrics_endpoint(address, node):
         pass
 
 

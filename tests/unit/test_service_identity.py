@@ -3,9 +3,11 @@
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from conlora.daemon.certificates import Certificates
 from conlora.errors import ConfigError, Refused
@@ -81,6 +83,24 @@ def test_a_rotation_counts_from_the_next_start(
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     assert rotate(tmp_path / "mercy", 3600).next is not None  # which has put them in place
     assert (tmp_path / "mercy" / "node.key").read_bytes() == following.key
+
+
+class Seen:
+    """A mesh of no peers."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.introductions = SimpleNamespace(identity=identity)
+        self.states: dict[str, object] = {}
+        self.tell = self.show = lambda *_: None
+
+
+def test_a_running_service_does_not_look_where_it_may_not(tmp_path: Path, started, mercy: Identity) -> None:
+    started()
+    mesh = cast(Mesh, Seen(mercy))
+    rotate(tmp_path / "mercy", 3600)
+    with capture_logs() as said:
+        Certificates(tmp_path / "mercy", mesh).look(time.time())
+    assert said == []
 
 
 def test_a_running_service_says_that_it_has_to_be_restarted(started) -> None:

@@ -17,7 +17,7 @@ from conlora.config import load_config
 from conlora.daemon import supervisor as supervisor_module
 from conlora.daemon.progress import State
 from conlora.daemon.supervisor import Supervisor
-from conlora.errors import ConfigError, Refused
+from conlora.errors import ConfigError, Refused, Unavailable
 from conlora.store.checkpoints import MANIFEST
 from conlora.store.history import History
 from conlora.training import messages
@@ -200,6 +200,14 @@ async def test_a_damaged_checkpoint_is_in_the_log_and_the_one_before_counts(supe
     found = [entry for entry in logs if entry["log_level"] == "error"]
     assert [entry["event"] for entry in found] == ["damaged checkpoint"]
     assert found[0]["reason"].startswith(f"{damaged}: not an intact checkpoint (")
+
+
+async def test_a_trainer_that_gives_up_has_the_node_end_likewise(tmp_path: Path) -> None:
+    trainer = Played()
+    trainer.say(messages.Failed(message="no hub answers", exit_code=Unavailable.exit_code))
+    trainer.die("exited")
+    with History(tmp_path / "history.db") as history, pytest.raises(Unavailable, match="no hub answers"):
+        await supervisor_in(tmp_path, history, iter([trainer])).run()
 
 
 async def test_who_resumes_a_node_before_it_stands_still_has_it_train(tmp_path: Path) -> None:

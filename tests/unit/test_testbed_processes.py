@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conlora.errors import ConfigError, TrainingFailed
+from conlora.errors import ConfigError, StateError, TrainingFailed, Unavailable
 from conlora.testbed import processes as module
 from conlora.testbed.processes import Interrupts, NodeProcesses, last_line
 
@@ -77,7 +77,10 @@ def test_an_error_stops_all(tmp_path: Path) -> None:
     assert children[0].process.returncode == 0
 
 
-@pytest.mark.parametrize(("code", "error"), [(2, ConfigError), (1, TrainingFailed), (6, TrainingFailed)])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(1, TrainingFailed), (2, ConfigError), (6, TrainingFailed), (7, StateError), (9, Unavailable)],
+)
 def test_a_node_that_exits_is_quoted(tmp_path: Path, code: int, error: type[Exception]) -> None:
     with NodeProcesses(Interrupts()) as processes:
         start(processes, tmp_path, "node-1", OBEDIENT)

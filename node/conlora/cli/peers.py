@@ -39,6 +39,7 @@ def add(
         raise ConfigError(f"{target}: a peer of that name is there already; `conlora peers remove {peer.name}` first")
     node.peers_dir.mkdir(parents=True, exist_ok=True)
     target.write_text(card.read_text())
+    target.chmod(0o644)  # no secret; the user of a service has to be able to read it, whatever root's umask
     try:
         load_peers(node.peers_dir, own_id)
     except ConfigError:

@@ -62,7 +62,8 @@ admin_group: conlora        # its members may use conlora status, pause, stop, .
 
 
 def write_node(directory: Path, name: str, listen: str, advertise: str | None, service: bool = False) -> Identity:
-    """Makes a node's directory. service: for the systemd unit, whose instance has the directory's name.
+    """Makes a node's directory. service: for the systemd unit, whose instance has the directory's name, and whose user has to be
+    able to read all but the identity, whatever the umask.
 
     Raises ConfigError where it holds a node already, or a value does not fit.
     """
@@ -76,6 +77,9 @@ def write_node(directory: Path, name: str, listen: str, advertise: str | None, s
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "peers").mkdir(exist_ok=True)
         path.write_text(text)
+        if service:
+            for place, mode in ((directory, 0o755), (directory / "peers", 0o755), (path, 0o644)):
+                place.chmod(mode)
     except OSError as error:
         raise ConfigError(f"{directory}: can't be written ({error}); choose a writable directory") from error
     try:

@@ -86,7 +86,9 @@ class Certificates:
             log.info(TAKEN_OVER)
 
     def _look_for_next(self, now: float) -> None:
-        """`conlora cert rotate` tells this daemon, which may not have heard it."""
+        """`conlora cert rotate` tells this daemon, which may not have heard it. A service has a copy, and finds it at a start."""
+        if loaded_credentials():
+            return
         try:
             if (self._directory / NEXT_CERTIFICATE_FILE).exists():
                 self.read()

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from conlora.daemon.metrics import METRICS, Declared, Moment
 from conlora.daemon.tally import Durations, Tally
-from conlora.errors import ConfigError
+from conlora.errors import Unavailable
 from conlora.net.status import ConsensusView, NodeStatus
 
 ANSWER_SECONDS = 5.0
@@ -39,7 +39,7 @@ class Subject(Protocol):
 def metrics_endpoint(address: str, node: Subject) -> Iterator[None]:
     """Serves the node's metrics as long as the context lasts; needs a running event loop.
 
-    Raises ConfigError for an address that can't be used.
+    Raises Unavailable for an address that can't be used.
     """
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
@@ -49,7 +49,7 @@ def metrics_endpoint(address: str, node: Subject) -> Iterator[None]:
     try:
         server, thread = start_http_server(int(port), host.strip("[]"), registry)
     except OSError as error:
-        raise ConfigError(
+        raise Unavailable(
             f"observing.metrics: {address} can't be used ({error}); choose another address or port"
         ) from error
     try:

@@ -20,7 +20,7 @@ from conlora.daemon.progress import AT_REST, GOING_ON, SAVING, STILL, Progress, 
 from conlora.daemon.rounds import Rounds
 from conlora.daemon.seals import Seals
 from conlora.daemon.troubles import Troubles
-from conlora.errors import ConfigError, Refused, StateError, TrainingFailed
+from conlora.errors import Refused, StateError, TrainingFailed, error_of
 from conlora.net.transfers import Outgoing
 from conlora.store.checkpoints import Checkpoint
 from conlora.store.history import History
@@ -263,8 +263,7 @@ class Supervisor:
             case messages.Finished():
                 log.info("trainer finished", round=self.progress.round)
             case messages.Failed():
-                kind = ConfigError if message.exit_code == ConfigError.exit_code else TrainingFailed
-                self._problem = kind(message.message)
+                self._problem = error_of(message.exit_code)(message.message)
             case _:
                 self._rounds.hear(message)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from conlora.errors import ConfigError, PeerError, ProtocolError
+from conlora.errors import PeerError, ProtocolError, Unavailable
 from conlora.net import wire
 from conlora.net.conversation import LinkClosed
 from conlora.net.credentials import SERVICE_OPTIONS, dialling_credentials
@@ -94,7 +94,7 @@ class AcceptedStream(FrameStream):
 async def open_port(
     address: str, credentials: grpc.ServerCredentials, accept: Callable[[ServicerContext], Awaitable[None]]
 ) -> grpc.aio.Server:
-    """Opens the peer port, which offers the peer service and nothing else. Raises ConfigError where it can't be opened."""
+    """Opens the peer port, which offers the peer service and nothing else. Raises Unavailable where it can't be opened."""
 
     async def link(_requests: Any, context: ServicerContext) -> None:
         await accept(context)
@@ -106,7 +106,7 @@ async def open_port(
     try:
         service.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise ConfigError(
+        raise Unavailable(
             f"listen: {address} can't be used; it may be taken by another program, or not be an address of this machine"
         ) from error
     await service.start()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self
 
-from conlora.errors import ConfigError, ConLoRAError, StateError, TrainingFailed
+from conlora.errors import ConLoRAError, TrainingFailed, error_of
 
 WATCH_SECONDS = 0.5  # between two looks at what we wait for
 POLL_SECONDS = 0.1  # the same while stopping
@@ -20,9 +20,6 @@ STOP_SECONDS = 15.0  # from the request to stop until a process is killed, where
 LEAVE_SECONDS = 60.0  # the same at the regular end, where all nodes write checkpoints at once
 GROUP_SECONDS = 5.0  # for what a process leaves behind, such as its trainer, to notice and leave by itself
 TAIL_BYTES = 16_384
-
-# A node's exit code, by which its last sentence is passed on as the testbed's own error; others mean TrainingFailed.
-FAILURES: dict[int, type[ConLoRAError]] = {error.exit_code: error for error in (ConfigError, StateError)}
 
 
 class Interrupts:
@@ -70,9 +67,8 @@ class Child:
         code = self.process.returncode
         if code < 0:
             return TrainingFailed(f"{self.name} was killed by {signal.Signals(-code).name} (its log: {self.log})")
-        error = FAILURES.get(code, TrainingFailed)
         last_words = last_line(self.log).removeprefix("conlora: ") or "it left no message"
-        return error(f"{self.name} exited with code {code}: {last_words} (its log: {self.log})")
+        return error_of(code)(f"{self.name} exited with code {code}: {last_words} (its log: {self.log})")
 
 
 class NodeProcesses:

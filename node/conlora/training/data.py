@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from conlora.config import DataSection
-from conlora.errors import ConfigError
+from conlora.errors import ConfigError, StateError
 from conlora.training.sources import Rows, class_names, read_file, read_hub
 from conlora.training.tasks.base import Row, Task
 
@@ -28,8 +28,10 @@ class Data:
 def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
     """Reads the node's rows. Intermediate files stay in `cache`, inside the node's own state directory.
 
-    seed: decides which rows are held out. Raises ConfigError that names file, row and column.
+    seed: decides which rows are held out. Raises ConfigError that names file, row and column, Unavailable where a hub does not
+    answer, StateError where `cache` can't be made.
     """
+    _make_private(cache)
     source = str(section.path or section.hub)
     rows = _read(section, section.path, section.split, task, cache)
     held_out = _held_out(section, task, cache)
@@ -47,6 +49,18 @@ def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
     if isinstance(rows, datasets.IterableDataset):
         rows = rows.shuffle(seed=seed % 2**32, buffer_size=SHUFFLED)
     return Data(_encoded(rows, task, source), _encoded(held_out, task, str(section.evaluation_path or source)))
+
+
+def _make_private(cache: Path) -> None:
+    """What the library writes there are rows, which are for this user's eyes only, whatever the directory's parents allow."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if cache.stat().st_mode & 0o077:
+            cache.chmod(0o700)
+    except OSError as error:
+        raise StateError(
+            f"state_dir: {cache} can't be made this user's alone ({error}); change its owner, or make room"
+        ) from error
 
 
 def read_encoded(section: DataSection, task: Task, cache: Path) -> Any:

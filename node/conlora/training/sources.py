@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import datasets
 
 from conlora.config import DATA_FORMATS
-from conlora.errors import ConfigError
+from conlora.errors import ConfigError, Unavailable
+from conlora.training.outside import is_outside
 
 Table: TypeAlias = datasets.Dataset
 Rows: TypeAlias = Table | datasets.IterableDataset
@@ -34,7 +35,7 @@ def read_file(path: Path, texts: Iterable[str], images: Iterable[str], cache: Pa
 
 
 def read_hub(name: str, split: str, images: Iterable[str], cache: Path, streaming: bool) -> Rows:
-    """The rows of a hub data set. Raises ConfigError that names it."""
+    """The rows of a hub data set. Raises ConfigError that names it, Unavailable where no hub answers."""
     options = {"path": name, "split": split, "cache_dir": str(cache), "streaming": streaming}
     return _with_images(_load(name, options), images, name, None)
 
@@ -46,8 +47,13 @@ def _load(source: str, options: dict[str, Any]) -> Rows:
         first = next(iter(rows), None)
     # StopIteration is what the library makes of a file without a byte.
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError, ConnectionError) as error:
-        cause = error.__cause__ or error
+        outside = is_outside(error)
+        cause = error if outside else error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if outside:
+            raise Unavailable(
+                f"data: {source} can't be fetched ({reason}); start again once the hub answers, or give a file"
+            ) from error
         if any(word in reason for word in NO_ROWS):
             reason = "it has no rows"
         raise ConfigError(f"data: {source} can't be read ({reason}); correct the file or the configuration") from error

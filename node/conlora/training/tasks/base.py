@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
 
 from conlora.config import ModelSection, NodeConfig
 from conlora.config.tasks import AnyTaskSection
-from conlora.errors import ConfigError
+from conlora.errors import ConfigError, Unavailable
+from conlora.training.outside import is_outside
 from conlora.training.quantization import placement, prepared, stands_for
 
 Row = dict[str, Any]
@@ -137,11 +138,15 @@ def _positions(model: nn.Module) -> int | None:
 
 @contextmanager
 def loading(model: ModelSection) -> Iterator[None]:
-    """Turns what the libraries raise for a missing or damaged base model into one sentence."""
+    """Turns what the libraries raise for a missing or damaged base model, or an absent hub, into one sentence."""
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if is_outside(error):
+            raise Unavailable(
+                f"model.base: {model.base} can't be fetched ({reason}); start again once the hub answers, or give a folder"
+            ) from error
         raise ConfigError(
             f"model.base: {model.base} can't be loaded ({reason}); give a folder with config.json, tokenizer and weights, "
             "or the id of a hub model that this machine can reach"
