@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conlora.config.basics import load_basics
     from conlora.config.fields import Address, FilePath, Section
+    from conlora.config.model import LoraSection, ModelSection
     from conlora.config.node import (
         DATA_FORMATS,
         DataSection,
         ExchangeSection,
-        LoraSection,
-        ModelSection,
         NodeConfig,
         TrainingSection,
         load_config,
@@ -44,6 +43,8 @@ __all__ = [
 _MODULES = dict.fromkeys(__all__, "node") | {
     "Address": "fields",
     "FilePath": "fields",
+    "LoraSection": "model",
+    "ModelSection": "model",
     "Section": "fields",
     "TaskSection": "tasks",
     "load_basics": "basics",
