@@ -13,7 +13,7 @@ import structlog
 from conlora.config import NodeConfig, load_config
 from conlora.daemon.background import background
 from conlora.daemon.certificates import Certificates
-from conlora.daemon.changes import changes, check_encodings
+from conlora.daemon.changes import changes, changes_of_operators, check_encodings
 from conlora.daemon.departure import Departure
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import card_of, export
@@ -26,8 +26,10 @@ from conlora.daemon.tally import Tally
 from conlora.daemon.view import View
 from conlora.errors import ConLoRAError, Refused
 from conlora.net.admin import AdminService
+from conlora.net.admin_port import AdminPort
 from conlora.net.identity import Peer, load_identity
 from conlora.net.mesh import Mesh
+from conlora.net.operators import Operator, load_operators
 from conlora.net.rotation import Announced
 from conlora.net.status import Changes, ConsensusView, NodeStatus, RoundRecord
 from conlora.store.history import History
@@ -99,6 +101,9 @@ class Node:
             on_publish=self._mesh.publish,
         )
         self._admin = AdminService(self, config.admin_path, config.admin_group)
+        self._admin_port = AdminPort(
+            self._admin, lambda: self._mesh.introductions.identity, self._read_operators(config)
+        )
         self._stop = asyncio.Event()
         self._trained = asyncio.Event()
         self._changing = asyncio.Lock()  # one operator at a time
@@ -117,6 +122,9 @@ class Node:
         check_encodings(config, peers)
         return peers
 
+    def _read_operators(self, config: NodeConfig) -> list[Operator]:
+        return load_operators(config.operators_dir, self._identity.node_id) if config.admin_listen else []
+
     async def run(self) -> None:
         """Serves until `stop` or SIGTERM, also after the last round. Raises ConLoRAError where the node can't go on."""
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,6 +138,7 @@ class Node:
         finally:
             self._manager.stopping()
             await self._mesh.close()
+            await self._admin_port.close()
             await self._admin.close()
         log.info("node down", round=self._supervisor.progress.round)
 
@@ -141,6 +150,8 @@ class Node:
         return metrics_endpoint(self._config.observing.metrics, self)
 
     async def _serve(self) -> None:
+        if self._config.admin_listen:
+            await self._admin_port.open(self._config.admin_listen)
         if self._mesh.states:
             await self._mesh.listen(self._config.listen)
         log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
@@ -257,12 +268,15 @@ class Node:
             raise Refused("nothing was reloaded: the node is stopping")
         config = await asyncio.to_thread(load_config, self._path)
         before, peers = [state.peer for state in self._mesh.states.values()], self._read_peers(config)
+        operators = self._read_operators(config)
         made = changes(self._config, before, config, peers)
+        made.operators = changes_of_operators(self._admin_port.operators, operators)
         if peers:
             await self._mesh.listen(config.listen)
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
         self._observatory.change(peers)
         self._exchange.change(peers, config.federation.sync_deadline_seconds, config.exchange.encoding_for)
         self._mesh.change(peers)
+        self._admin_port.operators = operators
         self._config = config
         return made
