@@ -104,6 +104,8 @@ def write_operator(directory: Path, name: str) -> tuple[Identity, Path]:
     Raises ConfigError where it holds an identity or such files already, or the name does not fit.
     """
     path, card = directory / "conlora.yaml", directory / f"{Path(name).name}.yaml"
+    if card == path:
+        raise ConfigError(f"--name: {path.name} is the name of another file there; choose another one")
     for each in (path, card):
         if each.exists():
             raise ConfigError(f"{each}: exists already; choose another directory")

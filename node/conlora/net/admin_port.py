@@ -8,7 +8,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from conlora.errors import CertificateRejected, ConfigError
+from conlora.errors import CertificateRejected, ConfigError, Refused
 from conlora.net.admin import SERVICE, AdminService
 from conlora.net.credentials import accepting_credentials, caller
 from conlora.net.identity import Identity
@@ -106,9 +106,9 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         told = {field.name: printable(str(value)) for field, value in request.ListFields()}
         if operator.role is not Role.FULL:
             log.warning("refused an operator's command", operator=operator.name, command=command, **told)
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                f"{operator.name} may look at this node, and not change anything; whoever keeps it can move the card of "
-                f"{operator.name} from {Role.READ}/ to {Role.FULL}/ of operators_dir",
+            refusal = Refused(
+                f"{operator.name} may look at this node, and not change anything; whoever keeps it can move the operator's card "
+                "from read/ to full/"
             )
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refusal))
         log.info("an operator's command", operator=operator.name, command=command, address=context.peer(), **told)

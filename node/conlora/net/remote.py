@@ -18,6 +18,7 @@ from conlora.net.wire import printable
 
 KEEPALIVE = [
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),  # a drain may take long, and the network may be gone meanwhile
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_MS),  # keepalive_timeout_ms alone leaves it at a minute
     ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
     ("grpc.http2.max_pings_without_data", 0),
 ]
@@ -60,7 +61,7 @@ class RemoteWay:
         try:
             known, self._node = self._node, self._node.succeeded(certificate, time.time())
         except CertificateRejected as rejection:
-            raise NodeUnreachable(f"{self._another} ({printable(rejection.detail)})") from None
+            raise self._another(f" ({printable(rejection.detail)})") from None
         return self._node != known
 
     def explain(self, error: grpc.RpcError, seconds: float | None) -> ConLoRAError:
@@ -70,7 +71,7 @@ class RemoteWay:
             case grpc.StatusCode.PERMISSION_DENIED if details != NOT_ADMITTED:
                 return Refused(printable(details))
             case grpc.StatusCode.PERMISSION_DENIED:
-                return Refused(f"{self._where} has no operator of this certificate any more; {self._remedy}")
+                return Refused(f"{self._where} does not have this operator any more; ask whoever keeps it")
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return NodeSlow(
                     f"{self._where} did not answer within {seconds:.0f} s; is it running, and does a firewall let you through?"
@@ -80,15 +81,15 @@ class RemoteWay:
                     f"{self._where} offers no administration, or not this; give the address of its admin_listen"
                 )
         if is_of_another_certificate(details):
-            return NodeUnreachable(self._another)
+            return self._another()
         if "Socket closed" in details or "Connection reset" in details:
-            return NodeUnreachable(f"{self._where} hangs up; {self._remedy}")
+            return NodeUnreachable(
+                f"{self._where} hangs up; whoever keeps it has to put this operator's card into its operators_dir, and say "
+                "`conlora reload`"
+            )
         return NodeUnreachable(f"{self._where} can't be reached or went away ({brief(details)}); is it running?")
 
-    @property
-    def _remedy(self) -> str:
-        return "whoever keeps it has to put this operator's card into its operators_dir, and say `conlora reload`"
-
-    @property
-    def _another(self) -> str:
-        return f"whoever answers as {self._where} has another certificate than {self._card}; ask for its card again"
+    def _another(self, why: str = "") -> NodeUnreachable:
+        return NodeUnreachable(
+            f"whoever answers as {self._where} has another certificate than {self._card}{why}; ask for the node's card again"
+        )
