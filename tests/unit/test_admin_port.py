@@ -147,9 +147,10 @@ async def test_who_changes_what_is_in_the_log(setting: Setting) -> None:
 
 
 async def test_a_refusal_of_the_node_arrives_as_its_sentence(setting: Setting) -> None:
-    setting.node.refusal = "not now: später"
-    with pytest.raises(Refused, match=r"^not now: später$"):
+    setting.node.refusal = "not now: später\nnor \x1b[2Jthen"
+    with pytest.raises(Refused) as caught:
         await setting.ask(AdminClient.pause)
+    assert str(caught.value) == "not now: später\nnor ?[2Jthen"
 
 
 async def test_a_stranger_hears_nothing_but_the_end(setting: Setting) -> None:
@@ -238,6 +239,13 @@ async def test_a_certificate_that_has_expired(setting: Setting) -> None:
     setting.identity = shifted(setting.identity, -2, -1)
     (setting.directory / "mercy.yaml").write_text(setting.identity.card("mercy", None))
     with pytest.raises(NodeUnreachable, match=r"\(the certificate has expired on 20"):
+        await setting.ask(AdminClient.status)
+
+
+async def test_an_operator_whose_own_certificate_has_expired(setting: Setting) -> None:
+    path = setting.directory / "alice" / "node.crt"
+    path.write_bytes(shifted(setting.alice, -2, -1).certificate)
+    with pytest.raises(NodeUnreachable, match=r"no node lets this operator in, for the certificate has expired on 20"):
         await setting.ask(AdminClient.status)
 
 

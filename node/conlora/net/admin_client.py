@@ -106,9 +106,14 @@ class AdminClient:
             return getattr(self._stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                raise Refused(str(error.details())) from None
+                raise Refused(_legible(error.details() or "")) from None
             if not self._way.finds_out(error):
                 raise self._way.explain(error, seconds) from None
         self._channel.close()
         self._connect()
         return self._call(method, request, seconds)
+
+
+def _legible(sentences: str) -> str:
+    """What a node has worded, with nothing in it that moves the operator's cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in sentences)

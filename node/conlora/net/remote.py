@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 
 from conlora.config import RemoteNode
 from conlora.errors import CertificateRejected, ConfigError, ConLoRAError, NodeSlow, NodeUnreachable, Refused
-from conlora.net.certificates import tls_name
+from conlora.net.certificates import check_validity, tls_name
 from conlora.net.credentials import dialling_credentials, presented
 from conlora.net.identity import load_card, load_identity
 from conlora.net.streams import brief, is_of_another_certificate
@@ -41,7 +42,14 @@ class RemoteWay:
         return grpc.secure_channel(self._address, credentials, options=[*OPTIONS, *KEEPALIVE, name])
 
     def check(self) -> None:
-        """See `Way`. Only a call can tell."""
+        """See `Way`."""
+        try:
+            check_validity(x509.load_pem_x509_certificate(self._identity.certificate), time.time())
+        except CertificateRejected as error:
+            raise NodeUnreachable(
+                f"no node lets this operator in, for {error.detail}; make a new identity with `conlora init --operator` and mail "
+                "its card, or set the clock if that is wrong"
+            ) from None
 
     def path_there(self, path: Path) -> Path:
         """See `Way`."""
