@@ -1,12 +1,14 @@
 """A real daemon with an admin port: who is let in where, with the commands that operators type."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from tests.daemons import Daemon, Daemons, free_port, wait_until
 from tests.integration.test_daemon_changes import conlora
 
-from conlora.net.identity import Identity, create_identity, load_identity
+from conlora.net.credentials import presented
+from conlora.net.identity import Identity, Peer, create_identity, load_identity
 from conlora.net.operators import Role
 
 pytestmark = pytest.mark.usefixtures("forks")
@@ -123,8 +125,11 @@ def test_the_nodes_key_changes_under_its_operators(node: Daemon) -> None:
     assert before[0] == 0
     done = conlora("cert", "rotate", "-c", node.config_path, "--overlap-days", 0)
     assert done.returncode == 0, done.stderr
-    assert load_identity(node.directory / "identity").key != node.identity.key
+    following = load_identity(node.directory / "identity")
+    assert following.key != node.identity.key
     wait_until(lambda: "the next certificate has taken over" in node.log.read_text(), "the takeover")
+    shown = asyncio.run(presented(Peer("mercy", following.node_id, node.config["admin_listen"], b"")))
+    assert shown == following.certificate
     assert alice.says("status") == before  # with the card of the first key
 
     stolen = Operator(node, "mallory")  # somebody else's card in the name of the node
