@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pages.markdown import GENERATED, prose, table
 from pydantic import TypeAdapter
 
-from conlora.config import Address, NodeConfig, Section, TaskSection
+from conlora.config import Address, NodeConfig, RemoteNode, Section, TaskSection
 from conlora.core.rules import RULES
 from conlora.core.topology import NAMED, REFERENCE_GRAPHS
 from conlora.net.identity import PeerCard
@@ -31,7 +31,8 @@ def configuration() -> str:
         GENERATED,
         "# Configuration\n",
         prose(
-            "Three kinds of YAML file have keys: a node's `conlora.yaml`, an identity card, and a testbed's specification. "
+            "Four kinds of YAML file have keys: a node's `conlora.yaml`, an operator's file, an identity card, and a testbed's "
+            "specification. "
             "A key that is not listed here is an error, and every mistake is reported with its file and key. "
             "Paths are relative to the file that they stand in."
         ),
@@ -47,6 +48,11 @@ def configuration() -> str:
         "## An identity card: `peers/NAME.yaml`\n",
         "`conlora id` prints this node's own; `conlora peers add` checks a partner's and puts it in place.\n",
         *_model(PeerCard, known=set()),
+        "## An operator's file\n",
+        prose(
+            "`conlora init --operator` writes one. Commands for a running node take it in the place of the node's configuration."
+        ),
+        *_model(RemoteNode, known=set()),
         "## A testbed: `SPEC.yaml`\n",
         prose(
             "`conlora testbed run` reads it. `deploy/demo/demo.yaml` is one with comments. The sections `model`, `lora`, `task` "

@@ -4,7 +4,7 @@ ConLoRAError                 1   something failed that is nobody's mistake
 ├── ConfigError              2   configuration, data, model or spec: the user can mend it
 │   ├── CardError            2   a peer's identity card is damaged or does not match
 │   └── Unavailable          9   an address, a port or a hub that the configuration names can't be used now; a later start may do
-├── NodeUnreachable          3   no daemon answers on the admin socket
+├── NodeUnreachable          3   no daemon answers on the admin socket, or the admin port
 │   └── NodeSlow             3   one is there, and has not answered in time
 ├── CheckFailed              4   `conlora check` found something (it has printed what)
 ├── Refused                  5   the daemon answered, and declined (not now, or not like this)
@@ -49,7 +49,7 @@ class Unavailable(ConfigError):
 
 
 class NodeUnreachable(ConLoRAError):
-    """No daemon answers on the admin socket."""
+    """No daemon answers on the admin socket, or the admin port."""
 
     exit_code = 3
 

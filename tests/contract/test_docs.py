@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from conlora.cli.main import app
-from conlora.config import NodeConfig
+from conlora.config import NodeConfig, RemoteNode
 from conlora.core.reasons import REASONS
 from conlora.net.wire import PROTOCOL_VERSION
 from conlora.testbed.spec import TestbedSpec
@@ -82,7 +82,9 @@ def test_keys_in_examples_exist(page: Path) -> None:
     for language, text in blocks(page):
         if language == "yaml":
             example = yaml.safe_load(text)
-            unknown = [unknown_keys(example, model.model_json_schema()) for model in (NodeConfig, TestbedSpec)]
+            unknown = [
+                unknown_keys(example, model.model_json_schema()) for model in (NodeConfig, RemoteNode, TestbedSpec)
+            ]
             assert [] in unknown, f"{text}: unknown {min(unknown, key=len)}"
 
 

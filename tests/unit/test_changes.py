@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from conlora.config import NodeConfig, load_config
-from conlora.daemon.changes import changes, check_encodings
+from conlora.daemon.changes import changes, changes_of_operators, check_encodings
 from conlora.errors import ConfigError, Refused
 from conlora.net.identity import Peer
+from conlora.net.operators import Operator, Role
 from conlora.net.status import Changes
 
 ANNA, BERTA, CARLA = (Peer(name, name.upper(), f"{name}:7443", b"") for name in ("anna", "berta", "carla"))
@@ -42,10 +43,12 @@ def test_what_only_the_daemon_knows_may_change(tmp_path: Path) -> None:
     later = configured(
         tmp_path,
         advertise="mercy:7443",
+        operators_dir="elsewhere",
         exchange={"encoding": "int8", "encodings": {"anna": "fp32"}},
         federation={"sync_deadline_seconds": 5},
     )
     keys = ["advertise", "exchange.encoding", "exchange.encodings", "federation.sync_deadline_seconds"]
+    keys.append("operators_dir")
     assert changes(configured(tmp_path), [ANNA], later, [ANNA]).keys == keys
 
 
@@ -56,6 +59,7 @@ def test_what_only_the_daemon_knows_may_change(tmp_path: Path) -> None:
         ({"name": "mild", "lora": {"rank": 3}}, "lora.rank, name"),
         ({"exchange": {"encoding": "fp32"}, "federation": {"seed": 5}}, "federation.seed"),
         ({"observing": {"sketched": False}}, "observing.sketched"),
+        ({"admin_listen": "mercy:7444"}, "admin_listen"),
     ],
 )
 def test_the_rest_is_refused_as_a_whole_by_its_keys(tmp_path: Path, sections: dict[str, Any], keys: str) -> None:
@@ -73,6 +77,14 @@ def test_lockstep_keeps_its_peers_but_not_their_addresses(tmp_path: Path) -> Non
     for peers in ([ANNA], [ANNA, BERTA, CARLA]):
         with pytest.raises(Refused, match="can't change in sync mode"):
             changes(config, [ANNA, BERTA], config, peers)
+
+
+def test_operators_come_go_and_get_other_rights() -> None:
+    anna, berta = Operator(ANNA, Role.FULL), Operator(BERTA, Role.READ)
+    assert changes_of_operators([anna, berta], [anna, berta]) == []
+    assert changes_of_operators([anna], [berta]) == ["anna", "berta"]
+    assert changes_of_operators([anna, berta], [anna, Operator(BERTA, Role.FULL)]) == ["berta"]
+    assert changes_of_operators([anna], [Operator(replace(ANNA, certificate=b"other"), Role.FULL)]) == ["anna"]
 
 
 def test_an_encoding_for_nobody_is_a_mistake(tmp_path: Path) -> None:

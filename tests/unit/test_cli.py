@@ -4,44 +4,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
-import structlog
 import yaml
+from tests.unit.conftest import Conlora
 
-from conlora.cli import main as cli
 from conlora.config import load_basics
 from conlora.errors import NodeSlow, NodeUnreachable
 from conlora.net.admin_client import AdminClient
 from conlora.net.identity import create_identity, load_identity
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate")
-Conlora = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def conlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Conlora]:
-    """Runs a command in this process, in an empty directory; returns exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("CONLORA_CONFIG", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["conlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        output = capsys.readouterr()
-        assert "Traceback" not in output.out + output.err
-        code = caught.value.code or 0
-        assert isinstance(code, int)
-        return code, output.out, output.err
-
-    yield run
-    structlog.reset_defaults()  # `conlora run` has set up logging to this test's standard error
 
 
 @pytest.fixture
@@ -329,22 +304,22 @@ def test_the_console_command_is_installed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "asked", "said"),
     [
-        (["drain"], ["drain"], "drained after round 3; checkpoint /state/step-6"),
-        (["leave"], ["leave"], "left after round 3; checkpoint /state/step-6"),
-        (["drain", "--export", "out"], ["drain", "export"], "drained after round 3; checkpoint /state/step-6; adapter out"),
+        (["drain"], "drain", "drained after round 3; checkpoint /state/step-6"),
+        (["leave"], "leave", "left after round 3; checkpoint /state/step-6"),
+        (["drain", "--export", "x"], "path_there drain export", "drained after round 3; checkpoint /state/step-6; adapter x"),
         # A node whose export fails is out of the federation, but there still.
-        (["leave", "--export", "out"], ["drain", "export", "leave"], "left after round 3; checkpoint /state/step-6; adapter out"),
+        (["leave", "--export", "x"], "path_there drain export leave", "left after round 3; checkpoint /state/step-6; adapter x"),
     ],
 )  # fmt: skip
 def test_who_leaves_takes_its_adapter_along_before_it_ends(
-    conlora: Conlora, monkeypatch: pytest.MonkeyPatch, arguments: list[str], asked: list[str], said: str
+    conlora: Conlora, monkeypatch: pytest.MonkeyPatch, arguments: list[str], asked: str, said: str
 ) -> None:
     client = mock.MagicMock()
     client.__enter__.return_value = client
     client.drain.return_value = client.leave.return_value = (Path("/state/step-6"), 3)
     monkeypatch.setattr("conlora.cli.admin.admin_client", lambda config: client)
     assert conlora(*arguments) == (0, f"{said}\n", "")
-    assert [name for name, *_ in client.method_calls if not name.startswith("_")] == asked
+    assert [name for name, *_ in client.method_calls if not name.startswith("_")] == asked.split()
 
 
 @pytest.mark.parametrize(

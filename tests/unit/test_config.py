@@ -140,6 +140,11 @@ MISTAKES = {
     "unknown start": ({"lora.init": "zeros"}, "lora.init", "unknown init 'zeros'; choose one of kaiming, orthonormal"),
     "address without port": ({"advertise": "mercy.example"}, "advertise", "write host:port, such as 0.0.0.0:7443"),
     "address with a scheme": ({"listen": "https://a:1"}, "listen", "write host:port, such as 0.0.0.0:7443"),
+    "an admin port without address": (
+        {"admin_listen": "7444"},
+        "admin_listen",
+        "write host:port, such as 0.0.0.0:7443",
+    ),
     "a port that is none": ({"advertise": "mercy.example:77443"}, "advertise", "has to be at most 65535"),
     "name with a slash": ({"name": "../mercy"}, "name", "correct the value"),
     "home of nobody": (

@@ -1,5 +1,6 @@
 """What `conlora check` says of a disk, and how it ends."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from tests.daemons import free_port
 from conlora.cli.preflight import _check_address, _check_disk, preflight
 from conlora.config import NodeConfig, load_config
 from conlora.errors import CheckFailed, ConfigError, StateError
+from conlora.net.identity import create_identity
 
 
 @pytest.fixture
@@ -32,6 +34,26 @@ def test_failures_are_counted(config: NodeConfig, tmp_path: Path, capsys: pytest
         preflight(tmp_path / "conlora.yaml", seconds=1)
     verdicts = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     assert verdicts == [["ok", "configuration"], ["fails", "identity"], ["ok", "model"], ["ok", "address"]]
+
+
+@pytest.mark.parametrize(("taken", "code"), [(False, "ok"), (True, "fails")])
+def test_operators_and_their_port_are_looked_at(
+    config: NodeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], taken: bool, code: str
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with (tmp_path / "conlora.yaml").open("a") as file:
+        file.write(f"admin_listen: {address}\n")
+    create_identity(tmp_path / "identity")
+    (tmp_path / "operators" / "read").mkdir(parents=True)
+    (tmp_path / "operators" / "read" / "bob.yaml").write_text(create_identity(tmp_path / "bob").card("bob", None))
+    with socket.socket() as other, pytest.raises(CheckFailed) if taken else contextlib.nullcontext():
+        if taken:
+            other.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+            other.listen()
+        preflight(tmp_path / "conlora.yaml", seconds=1)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[1] == "operators")
+    assert line.startswith(code)
+    assert (f"admin_listen: {address} can't be used" if taken else f"{address} is free; 1 may look, 0 may also") in line
 
 
 def test_a_disk_with_room(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Commands for a running node, over its admin socket: status, pause, resume, checkpoint, export, reload, drain, leave, stop."""
+"""Commands for a running node, over its admin socket or its admin port."""
 
 import time
 from dataclasses import asdict
@@ -11,6 +11,7 @@ from rich.text import Text
 from conlora.cli.common import (
     ConfigOption,
     JsonOption,
+    PlaceOption,
     config_path,
     console,
     human_bytes,
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(config: ConfigOption = None, json: JsonOption = False) -> None:
+def status(config: PlaceOption = None, json: JsonOption = False) -> None:
     """Show what the node does, and its neighbours."""
     with admin_client(config) as client:
         reply = client.status()
@@ -65,21 +66,21 @@ def show_peers(config: Path | None, json: bool) -> None:
         _print_peers(reply)
 
 
-def pause(config: ConfigOption = None, json: JsonOption = False) -> None:
+def pause(config: PlaceOption = None, json: JsonOption = False) -> None:
     """Stand still after this step; links stay up."""
     with admin_client(config) as client:
         round_ = client.pause()
     _say(json, {"state": "paused", "round": round_}, f"paused at round {round_}")
 
 
-def resume(config: ConfigOption = None, json: JsonOption = False) -> None:
+def resume(config: PlaceOption = None, json: JsonOption = False) -> None:
     """Go on training, after `pause` or `drain`."""
     with admin_client(config) as client:
         round_ = client.resume()
     _say(json, {"state": "training", "round": round_}, f"training from round {round_}")
 
 
-def checkpoint(config: ConfigOption = None, json: JsonOption = False) -> None:
+def checkpoint(config: PlaceOption = None, json: JsonOption = False) -> None:
     """Write a checkpoint now."""
     with admin_client(config) as client:
         path, round_ = client.checkpoint()
@@ -98,21 +99,26 @@ def export(
             "a repository that is not there yet becomes a private one.",
         ),
     ] = None,
-    config: ConfigOption = None,
+    config: PlaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write the adapter as a PEFT directory: of now, or of the last checkpoint where no daemon runs."""
-    from conlora.config import load_config
+    from conlora.config import RemoteNode, load_config, load_place
     from conlora.daemon.export import export_last
     from conlora.daemon.hub import check_name, upload
-    from conlora.errors import NodeUnreachable
+    from conlora.errors import ConfigError, NodeUnreachable
 
+    remote = isinstance(load_place(config_path(config)), RemoteNode)
     if hub:
         check_name(hub)
+        if remote:
+            raise ConfigError("--hub: sends what lies on this machine, and the node writes on its own; say this there")
     try:
         with admin_client(config) as client:
             round_ = client.export(directory, overwrite)
     except NodeUnreachable:
+        if remote:
+            raise
         round_ = export_last(load_config(config_path(config)), directory.absolute(), overwrite)
     address = upload(directory, hub, f"Adapter of round {round_}") if hub else None
     _say(
@@ -143,11 +149,11 @@ def merge(
     )
 
 
-def reload(config: ConfigOption = None, json: JsonOption = False) -> None:
+def reload(config: PlaceOption = None, json: JsonOption = False) -> None:
     """Read the peers' cards and the configuration again, without a break in training.
 
-    What can change in a running node: peers (not in sync mode), their addresses, encodings, sync_deadline_seconds. Where
-    anything else differs, nothing changes. SIGHUP does the same to a daemon without a terminal.
+    What can change in a running node: peers (not in sync mode), their addresses, encodings, sync_deadline_seconds, operators.
+    Where anything else differs, nothing changes. SIGHUP does the same to a daemon without a terminal.
     """
     with admin_client(config) as client:
         reply = asdict(client.reload())
@@ -160,7 +166,7 @@ ExportOption = Annotated[
 ]
 
 
-def drain(export: ExportOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+def drain(export: ExportOption = None, config: PlaceOption = None, json: JsonOption = False) -> None:
     """Finish the round, write a checkpoint, and leave the federation; the daemon stays up, and `resume` comes back.
 
     Neighbours mix without this node at once, and show it as left. Not in sync mode, where they would wait.
@@ -168,7 +174,7 @@ def drain(export: ExportOption = None, config: ConfigOption = None, json: JsonOp
     _part(export, config, json, end=False)
 
 
-def leave(export: ExportOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+def leave(export: ExportOption = None, config: PlaceOption = None, json: JsonOption = False) -> None:
     """Do as `drain` does, and end the daemon; `run` comes back."""
     _part(export, config, json, end=True)
 
@@ -176,6 +182,8 @@ def leave(export: ExportOption = None, config: ConfigOption = None, json: JsonOp
 def _part(target: Path | None, config: Path | None, json: bool, end: bool) -> None:
     """The export comes last but one: what it fails with is no reason to be in the federation still, but to stay up."""
     with admin_client(config) as client:
+        if target:
+            client.path_there(target)  # before the node has left
         path, round_ = client.drain() if target or not end else client.leave()
         if target:
             client.export(target)
@@ -189,7 +197,7 @@ def _part(target: Path | None, config: Path | None, json: bool, end: bool) -> No
     )
 
 
-def stop(config: ConfigOption = None, json: JsonOption = False) -> None:
+def stop(config: PlaceOption = None, json: JsonOption = False) -> None:
     """Finish the step, write a checkpoint, say good-bye to the peers, and end the daemon."""
     with admin_client(config) as client:
         path, round_ = client.stop()
@@ -198,13 +206,17 @@ def stop(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 
 def admin_client(config: Path | None) -> "AdminClient":
-    """Speaks to the daemon of this configuration; whatever else is wrong in the file does not matter to that."""
-    from conlora.config import load_basics
+    """Speaks to the daemon of this configuration, whatever else is wrong in the file, or to the one of an operator's file."""
+    from conlora.config import RemoteNode, load_place
 
-    socket = load_basics(config_path(config)).admin_path
+    place = load_place(config_path(config))
     from conlora.net.admin_client import AdminClient  # gRPC, for which a mistake in the file need not wait
 
-    return AdminClient(socket)
+    if not isinstance(place, RemoteNode):
+        return AdminClient(place.admin_path)
+    from conlora.net.remote import RemoteWay
+
+    return AdminClient(RemoteWay(place))
 
 
 def _say(json: bool, body: dict[str, Any], sentence: str) -> None:

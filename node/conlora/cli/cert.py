@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from conlora.cli.common import ConfigOption, JsonOption, config_path, console, print_json
+from conlora.cli.common import ConfigOption, JsonOption, PlaceOption, config_path, console, print_json
 
 app = typer.Typer(help="Certificates: show when they expire, replace this node's.", invoke_without_command=True)
 
 
 @app.callback()
-def show(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+def show(context: typer.Context, config: PlaceOption = None, json: JsonOption = False) -> None:
     """Show the certificates of this node and its peers, and how far a rotation has come (of the running daemon)."""
     if context.invoked_subcommand is not None:
         return

@@ -22,6 +22,16 @@ ConfigOption = Annotated[
         show_default=False,
     ),
 ]
+PlaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="CONLORA_CONFIG",
+        help="The node's file, or an operator's. Default: ./conlora.yaml, then /etc/conlora.",
+        show_default=False,
+    ),
+]
 ConfigArgument = Annotated[
     Path | None,
     typer.Argument(

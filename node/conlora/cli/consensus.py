@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conlora.cli.admin import admin_client
-from conlora.cli.common import ConfigOption, JsonOption, console, human_seconds, print_json
+from conlora.cli.common import JsonOption, PlaceOption, console, human_seconds, print_json
 
 if TYPE_CHECKING:
     from conlora.core.figures import Consensus, EdgeError
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def consensus(
-    config: ConfigOption = None,
+    config: PlaceOption = None,
     json: JsonOption = False,
     layers: Annotated[bool, typer.Option("--layers", help="Also for each adapted module.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")] = False,

@@ -29,10 +29,25 @@ def init(
         bool,
         typer.Option("--service", help="For the systemd service: in /etc/conlora/NODE, with state in /var/lib."),
     ] = False,
+    operator: Annotated[
+        bool,
+        typer.Option("--operator", help="For somebody who administers nodes from another machine, and has none here."),
+    ] = False,
 ) -> None:
     """Make a node's directory: key, certificate, commented configuration."""
-    from conlora.cli.template import write_node
+    from conlora.cli.template import write_node, write_operator
 
+    if operator:
+        if advertise or service:
+            raise ConfigError("--operator: nobody dials an operator; leave out --advertise and --service")
+        identity, card = write_operator(directory, name)
+        console.print(f"[bold]{directory}/conlora.yaml[/]   set the node's address there, and put its card beside it")
+        console.print(f"[bold]{directory}/identity/[/]      the operator's key: show it to nobody")
+        console.print(f"id       {identity.node_id}", soft_wrap=True)
+        console.print(
+            f"next     mail {card} to whoever keeps the node, for its operators_dir: read/ or full/", soft_wrap=True
+        )
+        return
     identity = write_node(directory, name, listen, advertise, service)
     console.print(f"[bold]{directory}/conlora.yaml[/]   set model, task and data there")
     console.print(f"[bold]{directory}/identity/[/]      this node's key: back it up, show it to nobody")

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from conlora.cli.common import ConfigOption, JsonOption, config_path, console
+from conlora.cli.common import ConfigOption, JsonOption, PlaceOption, config_path, console
 
 app = typer.Typer(help="Partners: show their links, add or remove one, end a quarantine.", invoke_without_command=True)
 
 
 @app.callback()
-def show(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+def show(context: typer.Context, config: PlaceOption = None, json: JsonOption = False) -> None:
     """Show the peers and their links (of the running daemon)."""
     if context.invoked_subcommand is None:
         from conlora.cli.admin import show_peers
@@ -72,7 +72,7 @@ def remove(
 @app.command()
 def lift(
     name: Annotated[str, typer.Argument(help="The peer's name, as `conlora peers` shows it.")],
-    config: ConfigOption = None,
+    config: PlaceOption = None,
 ) -> None:
     """End the quarantine of a partner that has committed too many offences. A restart does not."""
     from conlora.cli.admin import admin_client

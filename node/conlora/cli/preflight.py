@@ -13,6 +13,7 @@ from conlora.config import NodeConfig, load_config
 from conlora.errors import CheckFailed, ConfigError, ConLoRAError, NodeUnreachable, StateError
 from conlora.net.admin_client import AdminClient
 from conlora.net.identity import Identity, Peer, load_identity
+from conlora.net.operators import Role, load_operators
 from conlora.net.probe import probe
 from conlora.net.rotation import Announced
 
@@ -65,7 +66,13 @@ def preflight(path: Path, seconds: float) -> None:
         tell(f"{identity.node_id}, {len(peers)} peer{'' if len(peers) == 1 else 's'}")
     settings = _check_training(config, report)
     with report.item("address") as tell:
-        tell(_check_address(config))
+        tell(_check_address(config, "listen", config.listen))
+    if config.admin_listen and identity is not None:
+        with report.item("operators") as tell:
+            operators = load_operators(config.operators_dir, identity.node_id)
+            tell(_check_address(config, "admin_listen", config.admin_listen))
+            looking = sum(operator.role is Role.READ for operator in operators)
+            tell(f"{looking} may look, {len(operators) - looking} may also change")
     if identity is not None and settings is not None:
         for peer in peers:
             with report.item(f"peer {peer.name}") as tell:
@@ -118,21 +125,21 @@ def _check_disk(config: NodeConfig, adapter_bytes: int) -> str:
     return f"{human_bytes(free)} free, checkpoints need {human_bytes(needed)}"
 
 
-def _check_address(config: NodeConfig) -> str:
+def _check_address(config: NodeConfig, key: str, address: str) -> str:
     try:
         with AdminClient(config.admin_path) as client:
             client.status()
-            return f"{config.listen}, in use by this node's own daemon"
+            return f"{address}, in use by this node's own daemon"
     except NodeUnreachable:
-        host, _, port = config.listen.rpartition(":")
+        host, _, port = address.rpartition(":")
     try:
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         with socket.socket(family) as attempt:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             attempt.bind((host.strip("[]"), int(port)))
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"listen: {config.listen} can't be used ({error}); choose another address or port") from error
-    return f"{config.listen} is free"
+        raise ConfigError(f"{key}: {address} can't be used ({error}); choose another address or port") from error
+    return f"{address} is free"
 
 
 def _check_peer(

@@ -1,10 +1,11 @@
 """What `conlora init` writes."""
 
+import shutil
 from pathlib import Path
 
 from conlora.config import load_basics
 from conlora.errors import ConfigError
-from conlora.net.identity import Identity, create_identity
+from conlora.net.identity import Identity, create_identity, load_card
 
 TEMPLATE = """\
 # A ConLoRA node. Paths are relative to this file. Every key: docs/reference/configuration.md
@@ -48,6 +49,8 @@ observing:
   sketched: true            # the whole federation sees how far this node is from agreement, from sketches of its adapter
   # metrics: 9464           # for Prometheus, on this machine; others need an address: docs/how-to/operations.md
 
+# admin_listen: 0.0.0.0:7444             # for operators on other machines: docs/how-to/operations.md
+
 # Partners: put each one's identity card into peers/ with `conlora peers add CARD`.
 """
 
@@ -88,3 +91,37 @@ def write_node(directory: Path, name: str, listen: str, advertise: str | None, s
     except ConfigError:
         path.unlink()
         raise
+
+
+OPERATOR = """\
+# A ConLoRA node on another machine, and who {name} is there. Commands for a running node take this file as they take a
+# node's own (-c). For more nodes make copies. Paths are relative to this file.
+address: NODE:7444          # the node's admin_listen, as it is reached from here
+card: NODE.yaml             # the node's identity card, as `conlora id` prints it there: compare the id by telephone
+identity_dir: identity      # the key of {name}
+"""
+
+
+def write_operator(directory: Path, name: str) -> tuple[Identity, Path]:
+    """Makes an operator's directory; returns the card for whoever keeps a node, too.
+
+    Raises ConfigError where it holds an identity or such files already, or the name does not fit.
+    """
+    path, card = directory / "conlora.yaml", directory / f"{Path(name).name}.yaml"
+    if card == path:
+        raise ConfigError(f"--name: {path.name} is the name of another file there; choose another one")
+    for each in (path, card):
+        if each.exists():
+            raise ConfigError(f"{each}: exists already; choose another directory")
+    identity = create_identity(directory / "identity")
+    try:
+        card.write_text(identity.card(name, None))
+        load_card(card)
+        path.write_text(OPERATOR.format(name=name))
+    except (ConfigError, OSError) as error:
+        card.unlink(missing_ok=True)
+        shutil.rmtree(directory / "identity")
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{directory}: can't be written ({error}); choose a writable directory") from error
+    return identity, card

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.text import Text
 
 from conlora.cli.admin import LINK_STYLES, admin_client
-from conlora.cli.common import ConfigOption, console, human_bytes, human_seconds, one_line
+from conlora.cli.common import PlaceOption, console, human_bytes, human_seconds, one_line
 from conlora.cli.consensus import FIGURES, with_bar
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
 
 
 def top(
-    config: ConfigOption = None,
+    config: PlaceOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = 1.0,
 ) -> None:
     """Watch this node on the full screen: rounds, links, consensus error; q leaves."""

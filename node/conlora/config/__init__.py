@@ -7,14 +7,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conlora.config.basics import load_basics
+    from conlora.config.basics import NodeBasics, RemoteNode, load_basics, load_place
     from conlora.config.fields import Address, FilePath, Section
+    from conlora.config.model import LoraSection, ModelSection
     from conlora.config.node import (
         DATA_FORMATS,
         DataSection,
         ExchangeSection,
-        LoraSection,
-        ModelSection,
         NodeConfig,
         TrainingSection,
         load_config,
@@ -31,12 +30,15 @@ __all__ = [
     "FilePath",
     "LoraSection",
     "ModelSection",
+    "NodeBasics",
     "NodeConfig",
+    "RemoteNode",
     "Section",
     "TaskSection",
     "TrainingSection",
     "load_basics",
     "load_config",
+    "load_place",
     "load_section",
     "readable",
 ]
@@ -44,9 +46,14 @@ __all__ = [
 _MODULES = dict.fromkeys(__all__, "node") | {
     "Address": "fields",
     "FilePath": "fields",
+    "LoraSection": "model",
+    "ModelSection": "model",
     "Section": "fields",
     "TaskSection": "tasks",
+    "NodeBasics": "basics",
+    "RemoteNode": "basics",
     "load_basics": "basics",
+    "load_place": "basics",
     "load_section": "reading",
 }
 

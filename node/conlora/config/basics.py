@@ -1,11 +1,12 @@
 """Who and where a node is, apart from the rest of its configuration: short commands read, and import, no more than that."""
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from conlora.config.fields import Address, FilePath, Section
-from conlora.config.reading import load_section
+from conlora.config.reading import load_section, read_mapping, validated
 
 
 class NodeBasics(Section):
@@ -24,10 +25,49 @@ class NodeBasics(Section):
         None, description="its members may use the admin socket; none: the node's user alone"
     )
 
+    admin_listen: Address | None = Field(
+        None, description="the admin port, for operators on other machines, mutual TLS only; none: no such port"
+    )
+    operators_dir: FilePath = Field(
+        Path("operators"),
+        validate_default=True,
+        description="identity cards of operators: in `read/` of those who may look, in `full/` of those who may also change",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_a_node(cls, data: Any) -> Any:
+        if isinstance(data, dict) and _is_an_operators(data):
+            raise ValueError(
+                "is an operator's file, which names a node on another machine; give the node's own configuration, on its machine"
+            )
+        return data
+
     @property
     def admin_path(self) -> Path:
         """The admin service's Unix socket."""
         return self.admin_socket or self.state_dir / "admin.sock"
+
+
+class RemoteNode(Section):
+    """A node on another machine, and who one is there: what an operator gives in the place of a node's configuration."""
+
+    address: Address = Field(description="the node's `admin_listen`, as it is reached from here")
+    card: FilePath = Field(description="the node's identity card: whom to trust")
+    identity_dir: FilePath = Field(
+        Path("identity"), validate_default=True, description="the operator's own node.key and node.crt"
+    )
+
+
+def _is_an_operators(data: dict[Any, Any]) -> bool:
+    """Whether a file's keys are those of a RemoteNode. Every node's configuration has a name."""
+    return "name" not in data and not data.keys().isdisjoint({"address", "card"})
+
+
+def load_place(path: Path) -> NodeBasics | RemoteNode:
+    """Reads how to ask a node: from its own configuration, or from an operator's file. Raises ConfigError."""
+    data = read_mapping(path)
+    return validated(path, data, RemoteNode) if _is_an_operators(data) else validated(path, data, NodeBasics)
 
 
 def load_basics(path: Path) -> NodeBasics:

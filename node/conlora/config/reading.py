@@ -13,12 +13,22 @@ from conlora.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
 
+ADDRESSES = ("listen", "advertise", "admin_listen", "address", "observing.metrics")  # keys that hold one
 
-def load_section(path: Path, section: type[S], remedy: str = "`conlora init DIR` writes a first configuration") -> S:
+
+FIRST = "`conlora init DIR` writes a first configuration"
+
+
+def load_section(path: Path, section: type[S], remedy: str = FIRST) -> S:
     """Reads any of our YAML files. Raises ConfigError with file, key path and remedy for every mistake in it.
 
     remedy: what to do where there is no such file.
     """
+    return validated(path, read_mapping(path, remedy), section)
+
+
+def read_mapping(path: Path, remedy: str = FIRST) -> dict[Any, Any]:
+    """A YAML file's keys and values, as they stand there. Raises ConfigError."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -34,6 +44,11 @@ def load_section(path: Path, section: type[S], remedy: str = "`conlora init DIR`
         raise ConfigError(f"{path}: not valid YAML ({error}); mend that value, or quote it") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: has to be a YAML mapping of keys to values, not {type(data).__name__}")
+    return data
+
+
+def validated(path: Path, data: dict[Any, Any], section: type[S]) -> S:
+    """The section that they make. Raises ConfigError, one line per mistake. path: of the file that they stand in."""
     try:
         return section.model_validate(data, context={"directory": path.resolve().parent})
     except ValidationError as error:
@@ -59,7 +74,7 @@ def _sentence(path: Path, section: type[BaseModel], item: Any) -> str:
             return f"{path}: {item['ctx']['error']}"
         case "value_error":
             return f"{path}: {key}: {item['ctx']['error']}"
-        case "string_pattern_mismatch" if key in ("listen", "advertise", "address", "observing.metrics"):
+        case "string_pattern_mismatch" if key in ADDRESSES:
             return f"{path}: {key}: {item['input']!r} is not an address; write host:port, such as 0.0.0.0:7443"
         case _:
             return f"{path}: {key}: {item['msg']}, got {item['input']!r}; correct the value"

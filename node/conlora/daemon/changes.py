@@ -6,10 +6,17 @@ from conlora.config import NodeConfig
 from conlora.core.gossip import Mode
 from conlora.errors import ConfigError, Refused
 from conlora.net.identity import Peer
+from conlora.net.operators import Operator
 from conlora.net.status import Changes
 
 # Whatever the trainer and the peers don't know of.
-CHANGEABLE = {"advertise", "federation.sync_deadline_seconds", "exchange.encoding", "exchange.encodings"}
+CHANGEABLE = {
+    "advertise",
+    "operators_dir",
+    "federation.sync_deadline_seconds",
+    "exchange.encoding",
+    "exchange.encodings",
+}
 
 
 def changes(config: NodeConfig, peers: list[Peer], new_config: NodeConfig, new_peers: list[Peer]) -> Changes:
@@ -31,6 +38,11 @@ def changes(config: NodeConfig, peers: list[Peer], new_config: NodeConfig, new_p
         )
     changed = [peer.name for peer in new_peers if peer != old.get(peer.node_id, peer)]
     return Changes(added, removed, changed, keys)
+
+
+def changes_of_operators(operators: list[Operator], new_operators: list[Operator]) -> list[str]:
+    """Names of those who came, went, or have another card or another role."""
+    return sorted({operator.name for operator in {*operators} ^ {*new_operators}})
 
 
 def check_encodings(config: NodeConfig, peers: list[Peer]) -> None:

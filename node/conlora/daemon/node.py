@@ -2,41 +2,36 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
-import time
-from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
 
 import structlog
 
-from conlora import __version__
 from conlora.config import NodeConfig, load_config
-from conlora.core.consensus import amplification
 from conlora.daemon.background import background
 from conlora.daemon.certificates import Certificates
-from conlora.daemon.changes import changes, check_encodings
+from conlora.daemon.changes import changes, changes_of_operators, check_encodings
 from conlora.daemon.departure import Departure
 from conlora.daemon.exchange import MAILBOX_DEPTH, Exchange
 from conlora.daemon.export import card_of, export
+from conlora.daemon.lock import locked
 from conlora.daemon.notify import Notifier
 from conlora.daemon.observatory import Observatory
-from conlora.daemon.progress import State
 from conlora.daemon.records import round_records
 from conlora.daemon.supervisor import Supervisor
 from conlora.daemon.tally import Tally
-from conlora.errors import ConLoRAError, Refused, StateError
+from conlora.daemon.view import View
+from conlora.errors import ConLoRAError, Refused
 from conlora.net.admin import AdminService
-from conlora.net.certificates import expires
-from conlora.net.edge import PeerState
+from conlora.net.admin_port import AdminPort
 from conlora.net.identity import Peer, load_identity
 from conlora.net.mesh import Mesh
+from conlora.net.operators import Operator, load_operators
 from conlora.net.rotation import Announced
-from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
-from conlora.store.disk import unwritable
+from conlora.net.status import Changes, ConsensusView, NodeStatus, RoundRecord
 from conlora.store.history import History
 from conlora.store.quarantines import Quarantines
 
@@ -106,12 +101,17 @@ class Node:
             on_publish=self._mesh.publish,
         )
         self._admin = AdminService(self, config.admin_path, config.admin_group)
-        self._started = time.monotonic()
+        self._admin_port = AdminPort(
+            self._admin, lambda: self._mesh.introductions.identity, self._read_operators(config)
+        )
         self._stop = asyncio.Event()
         self._trained = asyncio.Event()
         self._changing = asyncio.Lock()  # one operator at a time
         self._reloading: asyncio.Task[None] | None = None  # by a signal
         self._departure = Departure(config, self._supervisor, self._mesh, self._exchange, self._changing)
+        self._view = View(
+            self._supervisor, self._exchange, self._observatory, self._mesh, self._certificates, self._departure
+        )
 
     def _name_of(self, peer: str) -> str:
         state = self._mesh.states.get(peer)
@@ -121,6 +121,9 @@ class Node:
         peers = self._announced.peers(config.peers_dir, self._identity.node_id)
         check_encodings(config, peers)
         return peers
+
+    def _read_operators(self, config: NodeConfig) -> list[Operator]:
+        return load_operators(config.operators_dir, self._identity.node_id) if config.admin_listen else []
 
     async def run(self) -> None:
         """Serves until `stop` or SIGTERM, also after the last round. Raises ConLoRAError where the node can't go on."""
@@ -135,6 +138,7 @@ class Node:
         finally:
             self._manager.stopping()
             await self._mesh.close()
+            await self._admin_port.close()
             await self._admin.close()
         log.info("node down", round=self._supervisor.progress.round)
 
@@ -146,6 +150,8 @@ class Node:
         return metrics_endpoint(self._config.observing.metrics, self)
 
     async def _serve(self) -> None:
+        if self._config.admin_listen:
+            await self._admin_port.open(self._config.admin_listen)
         if self._mesh.states:
             await self._mesh.listen(self._config.listen)
         log.info("node up", name=self._config.name, id=self._identity.node_id, peers=len(self._mesh.states))
@@ -185,102 +191,15 @@ class Node:
 
     def status(self) -> NodeStatus:
         """See `net.admin.Operations`."""
-        progress, federation = self._supervisor.progress, self._config.federation
-        state, message = self._departure.state
-        errors = [figures.error.product for figures in self._exchange.last_mix.values()]
-        checkpoint = self._supervisor.last_checkpoint
-        return NodeStatus(
-            name=self._config.name,
-            node_id=self._identity.node_id,
-            version=__version__,
-            federation=federation.name,
-            rule=federation.rule,
-            mode=federation.mode.value,
-            state=State.STOPPING if self._stop.is_set() else state,
-            message="; ".join(filter(None, (message, str(self._supervisor.troubles)))),
-            round=progress.round,
-            rounds=self._config.training.rounds,
-            step=progress.step,
-            loss=progress.loss,
-            accuracy=progress.evaluation.get("accuracy"),
-            evaluation=progress.evaluation,
-            trainer_restarts=progress.restarts,
-            pid=os.getpid(),
-            trainer_pid=progress.trainer_pid,
-            uptime_seconds=time.monotonic() - self._started,
-            consensus=sum(errors) / len(errors) if errors else None,
-            certificate_expires=expires(self._certificates.newest.certificate),
-            next_certificate_at=following.takes_over_at if (following := self._certificates.identity.next) else None,
-            peers=[self._peer_status(state) for state in self._mesh.states.values()],
-            troubles=list(self._supervisor.troubles),
-            checkpoint_round=checkpoint.round if checkpoint else None,
-            checkpoint_written=checkpoint.written if checkpoint else None,
-        )
+        return self._view.status(self._config, stopping=self._stop.is_set())
 
     def tally(self) -> Tally:
         """What it has done since the daemon's start."""
         return self._supervisor.progress.tally
 
-    def _peer_status(self, state: PeerState) -> PeerStatus:
-        peer, link, counts = state.peer, state.link, state.counts
-        status = PeerStatus(
-            name=peer.name,
-            node_id=peer.node_id,
-            address=peer.address or "",
-            link=state.word,
-            last_error=state.last_error,
-            retry_in_seconds=max(0.0, state.retry_at - time.monotonic()) if state.retry_at else 0.0,
-            bytes_sent=counts.bytes_sent,
-            bytes_received=counts.bytes_received,
-            snapshots_rejected=counts.rejected,
-            sketches_rejected=counts.sketches_rejected,
-            sketch_bytes_sent=counts.sketch_bytes_sent,
-            refused=dict(state.conduct.refused),
-            certificate_expires=expires(peer.newest),
-            knows_next_certificate=self._mesh.introductions.known_by(state),
-        )
-        if quarantine := state.conduct.quarantine:
-            status.quarantine = quarantine.offences
-            status.quarantined_seconds = max(0.0, time.time() - quarantine.since)
-            status.last_error = (
-                f"too many offences ({quarantine.offences}); `conlora peers lift {peer.name}` ends the quarantine"
-            )
-        if link:
-            status.encoding, status.delivery_seconds = link.encoding, link.delivery_seconds
-        if newest := self._exchange.newest(peer.node_id):
-            snapshot, status.snapshot_age_seconds = newest
-            status.snapshot_round = snapshot.round
-        if link:
-            status.weight = self._exchange.weights.get(peer.node_id)
-            if figures := self._exchange.last_mix.get(peer.node_id):
-                status.edge_error = figures.error.product
-        return status
-
     def consensus(self) -> ConsensusView:
         """See `net.admin.Operations`."""
-        states = self._mesh.states  # from which a reload takes a peer before it is out of the last mix
-        mixes = [mix for mix in self._exchange.last_mix.values() if mix.contribution.peer in states]
-        view = ConsensusView(
-            name=self._config.name,
-            node_id=self._identity.node_id,
-            rule=self._config.federation.rule,
-            round=self._supervisor.progress.round,
-            sketched=self._config.observing.sketched,
-            edges=[
-                EdgeConsensus(
-                    name=states[mix.contribution.peer].peer.name,
-                    node_id=mix.contribution.peer,
-                    snapshot_round=mix.contribution.round,
-                    weight=mix.contribution.weight,
-                    error=mix.error,
-                    layers=mix.layers,
-                )
-                for mix in mixes
-            ],
-            amplification=amplification(mix.error for mix in mixes) if mixes else None,
-        )
-        self._observatory.show(view)
-        return view
+        return self._view.consensus(self._config)
 
     def history(self, after_round: int) -> list[RoundRecord]:
         """See `net.admin.Operations`."""
@@ -349,28 +268,15 @@ class Node:
             raise Refused("nothing was reloaded: the node is stopping")
         config = await asyncio.to_thread(load_config, self._path)
         before, peers = [state.peer for state in self._mesh.states.values()], self._read_peers(config)
+        operators = self._read_operators(config)
         made = changes(self._config, before, config, peers)
+        made.operators = changes_of_operators(self._admin_port.operators, operators)
         if peers:
             await self._mesh.listen(config.listen)
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
         self._observatory.change(peers)
         self._exchange.change(peers, config.federation.sync_deadline_seconds, config.exchange.encoding_for)
         self._mesh.change(peers)
+        self._admin_port.operators = operators
         self._config = config
         return made
-
-
-@contextlib.contextmanager
-def locked(state_dir: Path) -> Iterator[None]:
-    """Holds the state directory for one daemon. Raises StateError where another has it, or it can't be written."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (state_dir / "lock").open("w")
-    except OSError as error:
-        raise unwritable(state_dir, "the state", error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateError(f"{state_dir}: another daemon of this node is running; stop it first") from None
-        yield

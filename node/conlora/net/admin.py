@@ -1,4 +1,4 @@
-"""The admin service: what operators ask over the node's Unix socket, with health and reflection beside it."""
+"""The admin service: what operators ask, and the node's Unix socket for it, with health and reflection beside it."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from conlora.errors import ConfigError, ConLoRAError
+from conlora.errors import ConfigError, ConLoRAError, Refused
 from conlora.net.conversion import to_message
 from conlora.net.status import Changes, ConsensusView, NodeStatus, RoundRecord
 from conlora.v1 import admin_pb2 as pb
@@ -176,8 +176,13 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Export(self, request: pb.ExportRequest, context: Any) -> pb.ExportReply:
         """See admin.proto."""
-        round_ = await _answered(self._node.export(Path(request.path), request.overwrite), context)
+        round_ = await _answered(self._export(Path(request.path), request.overwrite), context)
         return pb.ExportReply(path=request.path, round=round_)
+
+    async def _export(self, target: Path, overwrite: bool) -> int:
+        if not target.is_absolute():
+            raise Refused(f"nothing was exported: {target} is not absolute; give a whole path on the node's machine")
+        return await self._node.export(target, overwrite)
 
     async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopReply:
         """See admin.proto."""

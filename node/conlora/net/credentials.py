@@ -63,8 +63,11 @@ def dialling_credentials(identity: Identity, peer: Peer) -> tuple[grpc.ChannelCr
     return credentials, [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls_name(peer.node_id))]
 
 
-def caller(auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer]) -> Peer:
-    """The peer that has dialled us. Raises CertificateRejected with reason `tls`, `format`, `stranger` or `replaced`."""
+def caller(auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer], called: str = "configured peer") -> Peer:
+    """The peer that has dialled us. called: what one is to who reads the refusal.
+
+    Raises CertificateRejected with reason `tls`, `format`, `stranger` or `replaced`.
+    """
     versions = b", ".join(auth_context.get("ssl_tls_version", ())).decode()
     certificates = list(auth_context.get("x509_pem_cert", ()))
     if versions != "TLSv1.3" or not certificates:
@@ -76,7 +79,7 @@ def caller(auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer]) -
         node_id = node_id_of(certificate)
     peer = next((peer for peer in peers if peer.node_id == node_id), None)
     if peer is None:
-        raise CertificateRejected("stranger", f"{node_id} is no configured peer")
+        raise CertificateRejected("stranger", f"{node_id} is no {called}")
     # TLS lets in what a trusted key has signed, too.
     if certificate not in map(x509.load_pem_x509_certificate, peer.accepted(time.time())):
         raise CertificateRejected(

@@ -137,6 +137,7 @@ class Changes:
     removed: list[str]
     changed: list[str]
     keys: list[str]
+    operators: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -129,7 +129,7 @@ async def dialled_stream(identity: Identity, peer: Peer) -> AsyncIterator[FrameS
 def explain(peer_name: str, error: BaseException) -> PeerError:
     """A sentence for what gRPC reports."""
     details = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in details or "Peer name" in details or "peer name" in details:
+    if is_of_another_certificate(details):
         return WrongCertificate(
             f"whoever answers at {peer_name}'s address has another certificate than its card; ask {peer_name} for a new card"
         )
@@ -145,10 +145,15 @@ def explain(peer_name: str, error: BaseException) -> PeerError:
                 return ProtocolError("too-large", f"{peer_name} sent a frame above {wire.MAX_FRAME_BYTES} bytes")
             case grpc.StatusCode.UNAVAILABLE if details == wire.LEFT:
                 return LinkClosed(Goodbye.REASON_LEFT, f"{peer_name} {wire.HAS_LEFT}")
-    return PeerError(f"{peer_name} can't be reached or went away ({_brief(details)})")
+    return PeerError(f"{peer_name} can't be reached or went away ({brief(details)})")
 
 
-def _brief(details: str) -> str:
+def is_of_another_certificate(details: str) -> bool:
+    """Whether gRPC's prose means that who answers is not who was dialled, or shows another certificate."""
+    return "CERTIFICATE_VERIFY_FAILED" in details or "peer name" in details.lower()
+
+
+def brief(details: str) -> str:
     """The part of gRPC's prose that tells something."""
     for phrase, meaning in (
         ("DNS query cancelled", "no DNS server answers"),
