@@ -1,8 +1,9 @@
 # One ConLoRA node. Configuration, identity and state lie in the volume; model and data come from outside.
 #
 #   docker build -t conlora .                                   PyTorch as the package index has it: PyPI's is built for CUDA
-#   docker build -t conlora --build-arg TORCH=cpu .             ... without CUDA: much smaller
-#        --build-arg TORCH_INDEX=URL                            an additional index that has this build
+#   docker build -t conlora --build-arg TORCH=cpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+#                                                               ... without CUDA: much smaller, and not on PyPI
+#        --build-arg EXTRAS=tensorboard,gguf,quantized          what the extras of these names bring, too
 #
 #   docker run --rm -v mercy:/var/lib/conlora conlora init /var/lib/conlora --name mercy
 #   docker run -d -p 7443:7443 -v mercy:/var/lib/conlora -v /srv/models:/srv/models:ro --stop-timeout 60 \
@@ -34,7 +35,8 @@ RUN pip --python /opt/torch/bin/python install -c constraints.txt \
 FROM torch AS build
 COPY pyproject.toml README.md LICENSE ./
 COPY node ./node
-RUN pip --python /opt/conlora/bin/python install -c constraints.txt . \
+ARG EXTRAS=""
+RUN pip --python /opt/conlora/bin/python install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
  && find /opt/conlora -depth -type d -name tests -exec rm -r {} + \
  && rm -r /opt/conlora/lib/python3.11/site-packages/pyarrow/include
 

@@ -1,6 +1,7 @@
 """The Dockerfile, read: what `make compose-test` tries on an engine can't silently go from it between two such runs."""
 
 import re
+import subprocess
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
 STAGES = [stage.splitlines() for stage in re.split(r"^(?=FROM )", TEXT, flags=re.MULTILINE)[1:]]
 IMAGE = STAGES[-1]
+EXTRAS = ("gguf", "quantized", "tensorboard")  # all of pyproject.toml but `dev`
 
 
 def said(word: str) -> list[str]:
@@ -54,9 +56,9 @@ def test_every_installation_is_constrained() -> None:
 
 
 def test_constraints_pin_all_that_the_package_brings() -> None:
-    """Followed from distribution to distribution, for this Python, without extras but those that are asked for."""
+    """Followed from distribution to distribution, for this Python, without extras but those that an image may be built with."""
     pins = {name(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
-    wanted, seen = [Requirement("conlora")], set[str]()
+    wanted, seen = [Requirement(f"conlora[{','.join(EXTRAS)}]")], set[str]()
     while wanted:
         requirement = wanted.pop()
         if (key := str(requirement)) in seen:
@@ -64,11 +66,31 @@ def test_constraints_pin_all_that_the_package_brings() -> None:
         seen.add(key)
         for text in distribution(requirement.name).requires or ():
             needed = Requirement(text)
-            extras = requirement.extras or {""}
+            extras = {"", *requirement.extras}
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
                 wanted.append(needed)
                 # what PyTorch's CUDA builds bring is pinned by PyTorch itself, to the last digit
                 assert name(needed.name) in pins or "==" in str(needed.specifier), f"{requirement.name} brings {needed}"
+
+
+def test_an_image_is_built_with_the_extras_that_are_named() -> None:
+    """As the shell of the build sees it, and with constraints as for all the rest."""
+    (line,) = (line for line in STAGES[1] if line.startswith("RUN pip "))
+    asked = line.removeprefix("RUN ").partition("&&")[0].replace("pip ", "echo ", 1)
+    for extras, package in (("", "."), ("gguf,quantized", ".[gguf,quantized]")):
+        said = subprocess.check_output(["sh", "-c", asked], env={"EXTRAS": extras}, text=True)
+        assert said.split() == ["--python", "/opt/conlora/bin/python", "install", "-c", "constraints.txt", package]
+    assert 'ARG EXTRAS=""' in STAGES[1]
+
+
+def test_pages_name_the_extras_and_an_index_where_they_ask_for_a_build_of_pytorch() -> None:
+    """PyPI has no `torch==...+cpu`."""
+    page = (ROOT / "docs" / "how-to" / "compose.md").read_text()
+    for text in (page, (ROOT / "Dockerfile").read_text()):
+        builds = [line for line in text.splitlines() if "TORCH=cpu" in line]
+        assert builds
+        assert all("--build-arg TORCH_INDEX=https://" in line for line in builds)
+    assert all(f"`{extra}`" in page for extra in EXTRAS)
 
 
 def name(text: str) -> str:

@@ -21,7 +21,7 @@ from tests.e2e.engine import Unavailable, base_image, engine
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "deploy" / "compose" / "demo.yaml"
 IMAGE = "conlora:compose-test"
-BUILD_ARGUMENTS = ("TORCH", "TORCH_INDEX")  # from the environment, where they are set
+BUILD_ARGUMENTS = ("TORCH", "TORCH_INDEX", "EXTRAS")  # from the environment, where they are set
 # No two runs are paced alike, so their accuracies scatter: README.md has .897 .905 .895 .896, and the first run of this test
 # .898 and .911. Five percent are more than five standard deviations of a difference; nodes that hear of nobody lose seventeen.
 TOLERANCE = 0.05

@@ -83,7 +83,7 @@ def test_a_node_leaves_for_good_and_its_neighbour_is_not_alarmed(daemons: Daemon
         node.wait_for(mixes, "it has come back")
 
 
-def test_an_operator_who_hangs_up_does_not_stop_a_drain_but_a_resume_does(daemons: Daemons) -> None:
+def test_an_operator_who_hangs_up_does_not_stop_a_drain_but_a_resume_and_a_stop_do(daemons: Daemons) -> None:
     node = daemons.make("a", {"rounds": 3, "local_steps": 1_000_000})
     node.start()
     node.wait_for(lambda s: s.state == "training", "trains")
@@ -100,7 +100,12 @@ def test_an_operator_who_hangs_up_does_not_stop_a_drain_but_a_resume_does(daemon
         assert asking.stderr.read() == "conlora: not drained: the node was resumed meanwhile; drain it again\n"
         assert asking.returncode == 5
     assert node.wait_for(lambda s: s.state == "training", "trains on").trainer_pid == before.trainer_pid
-    node.admin.stop()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as asking:
+        node.wait_for(lambda s: s.state == "draining", "finishes its round")
+        node.admin.stop()
+        assert asking.stderr is not None
+        assert asking.stderr.read() == "conlora: can't drain: the node is stopping\n"
+        assert asking.wait() == 5
 
 
 def test_lockstep_can_not_do_without_a_node(daemons: Daemons) -> None:

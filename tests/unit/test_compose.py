@@ -23,8 +23,9 @@ LIMITS = Limits(1.5, "2g")
 # What a service may say, so that Compose's first version and its second both take it; each of a kind that they agree on.
 SERVICE = {
     "cap_drop": list, "command": list, "cpus": float, "depends_on": list, "environment": dict, "healthcheck": dict,
-    "hostname": str, "image": str, "labels": dict, "mem_limit": str, "networks": list, "pids_limit": int, "ports": list,
-    "profiles": list, "read_only": bool, "restart": str, "security_opt": list, "stop_grace_period": str, "tmpfs": list,
+    "hostname": str, "image": str, "labels": dict, "mem_limit": str, "memswap_limit": str, "networks": list,
+    "pids_limit": int, "ports": list, "profiles": list, "read_only": bool, "restart": str, "security_opt": list,
+    "stop_grace_period": str, "tmpfs": list,
     "user": str, "volumes": list,
 }  # fmt: skip
 MOUNT = re.compile(r"(?P<source>\./[\w/-]+|[\w-]+):(?P<target>/[\w/-]+)(:(?P<mode>ro))?")
@@ -99,6 +100,7 @@ def test_a_node_has_limits_a_volume_of_its_own_and_nothing_else_to_write_to(writ
     assert list(nodes) == written.spec.names
     for name, node in nodes.items():
         assert (node["cpus"], node["mem_limit"], node["read_only"], node["tmpfs"]) == (1.5, "2g", True, ["/tmp"])
+        assert node["memswap_limit"] == node["mem_limit"], "memory is all that it may take"
         assert node["cap_drop"] == ["ALL"]
         assert node["healthcheck"]["test"] == ["CMD", "conlora", "status", "--json"]
         assert node["volumes"] == [
@@ -248,6 +250,27 @@ def test_containers_have_to_be_able_to_read_the_model(folder: Path, monkeypatch:
         write_testbed(spec(folder), None, folder / "bed", LIMITS)
     (folder / "model" / "weights").chmod(0o644)
     write_testbed(spec(folder), None, folder / "bed", LIMITS)
+
+
+def test_a_model_from_a_hubs_cache_is_no_whole_folder(folder: Path) -> None:
+    """Its files are links to where the cache keeps them all, and only the model's folder is mounted."""
+    (folder / "blobs").mkdir()
+    (folder / "blobs" / "abc").write_text("{}")
+    link = folder / "model" / "onnx" / "config.json"
+    link.parent.mkdir()
+    for target in (Path("../../blobs/abc"), folder / "model" / "whole.json", Path("gone.json")):
+        (folder / "model" / "whole.json").touch()
+        link.symlink_to(target)
+        with pytest.raises(ConfigError) as caught:
+            write_testbed(spec(folder), None, folder / "bed", LIMITS)
+        assert str(caught.value) == (
+            f"model.base: {link} is a link out of the folder, as in a hub's cache, and containers see that folder only; "
+            f"copy it with `cp -rL {folder}/model ...` and name the copy"
+        )
+        link.unlink()
+    link.symlink_to("../whole.json")
+    (folder / "named").symlink_to("model")
+    write_testbed(spec(folder, model={"base": "named"}), None, folder / "bed", LIMITS)
 
 
 def test_a_file_is_no_directory(folder: Path) -> None:

@@ -3,13 +3,16 @@
 import json
 import os
 import stat
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from conlora.errors import NodeUnreachable, TrainingFailed
+from conlora import __version__
+from conlora.errors import ConfigError, NodeUnreachable, TrainingFailed
 from conlora.net.status import NodeStatus, PeerStatus
+from conlora.testbed import containers
 from conlora.testbed.compose import ComposeTestbed
 from conlora.testbed.containers import Containers
 from conlora.testbed.layout import NodeSetup
@@ -22,7 +25,7 @@ DOCKER = """#!/bin/sh
 engine={engine}
 case "$1 $3 $4" in
   "ps "*) test "$4" = "label=org.conlora.testbed={id}" || exit 9; cat $engine/ps ;;
-  "exec conlora status") cat $engine/$2/status ;;
+  "exec conlora status") exec cat $engine/$2/status ;;
   "exec conlora export") mkdir $engine/$2/volume/adapter && touch $engine/$2/volume/adapter/adapter_config.json ;;
   "exec sh -c") cd $engine/$2/volume && tar -c adapter state/recording state/history.db* ;;
   *) exit 9 ;;
@@ -67,6 +70,39 @@ def testbed(tmp_path: Path) -> ComposeTestbed:
 
 def test_statuses_are_what_nodes_say(engine: Path, testbed: ComposeTestbed) -> None:
     assert Containers(testbed).statuses() == {"node-1": status("node-1", "node-2"), "node-2": None}
+
+
+def test_a_node_that_hangs_has_not_answered(
+    engine: Path, testbed: ComposeTestbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no command is left behind that still waits for it."""
+    (engine / "c2" / "volume").mkdir(parents=True)
+    os.mkfifo(engine / "c2" / "status")  # nobody ever writes
+    started: list[subprocess.Popen[bytes]] = []
+    start = containers._start
+    monkeypatch.setattr(containers, "_start", lambda *a: started.append(start(*a)) or started[-1])
+    monkeypatch.setattr(containers, "ANSWER_SECONDS", 3.0)
+    assert Containers(testbed).statuses() == {"node-1": status("node-1", "node-2"), "node-2": None}
+    assert [process.poll() is None for process in started] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"mood": "good"}, r"NodeStatus.__init__\(\) got an unexpected keyword argument 'mood'"),
+        ({"peers": [{"name": "node-2"}]}, r"PeerStatus.__init__\(\) missing 8 required positional arguments: .*"),
+        ({"peers": None}, "'NoneType' object is not iterable"),
+    ],
+)
+def test_a_node_of_another_version_is_named(
+    engine: Path, testbed: ComposeTestbed, change: dict[str, object], why: str
+) -> None:
+    (engine / "c1" / "status").write_text(json.dumps(asdict(status("node-1", "node-2")) | change))
+    sentence = (
+        rf"^node-1: its status can't be read \({why}\); build the image of the version that runs here \({__version__}\)"
+    )
+    with pytest.raises(ConfigError, match=sentence + ", and start the containers again$"):
+        Containers(testbed).statuses()
 
 
 def test_results_come_home_without_what_is_the_nodes_own(engine: Path, testbed: ComposeTestbed) -> None:

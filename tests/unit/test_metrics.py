@@ -5,6 +5,7 @@ import asyncio
 import os
 import re
 import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.daemons import free_port
+from structlog.testing import capture_logs
+from tests.daemons import free_port, wait_until
 from tests.fakes import ALONE, DOWN, REFUSED, UP, FakeNode, status, view
+from tests.meshes import until
 
 import conlora as module
 from conlora.core.reasons import REASONS
+from conlora.daemon import scrape as scrape_module
 from conlora.daemon.metrics import METRICS
 from conlora.daemon.progress import State
 from conlora.daemon.scrape import NodeCollector, metrics_endpoint
@@ -225,22 +229,72 @@ async def test_nothing_is_left_behind(node: FakeNode) -> None:
         pass  # the address is free again
 
 
+async def refused(port: int) -> str:
+    """The answer to a scrape where it is 503."""
+    with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+        await fetch(port)
+    with caught.value as reply:
+        return str(reply.read().decode())
+
+
 async def test_a_node_that_fails_to_answer_costs_the_scrape_only(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
 
     def broken() -> None:
-        raise RuntimeError("no")
+        raise RuntimeError("a peer's words")
 
     with metrics_endpoint(f"127.0.0.1:{port}", node):
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, capture_logs() as logs:
             patch.setattr(node, "consensus", broken)
-            with pytest.raises(urllib.error.HTTPError, match="500") as caught:
-                await fetch(port)
-            caught.value.close()
+            assert await refused(port) == "the node could not tell its metrics; its log says why\n"
         assert "conlora_round" in await fetch(port)
-    capfd.readouterr()  # the library prints a traceback
+    assert [(line["log_level"], line["event"]) for line in logs] == [("error", "no metrics, by a defect")]
+    assert capfd.readouterr() == ("", ""), "no traceback between the log's lines"
+
+
+async def test_a_node_that_is_too_busy_costs_the_scrape_only(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(scrape_module, "ANSWER_SECONDS", 0.01)
+    with metrics_endpoint(f"127.0.0.1:{port}", node), capture_logs() as logs:
+        asking = asyncio.create_task(refused(port))
+        await asyncio.sleep(0)
+        wait_until(lambda: bool(logs), "it is in the log")  # busy: its loop does not turn meanwhile
+        await asking
+    assert logs == [
+        {"event": "no metrics: the node was too busy to tell them", "log_level": "warning", "seconds": 0.01}
+    ]
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_who_hangs_up_is_no_event(node: FakeNode, capfd: pytest.CaptureFixture[str]) -> None:
+    port, before = free_port(), set(threading.enumerate())
+    with metrics_endpoint(f"127.0.0.1:{port}", node), capture_logs() as logs:
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no good-bye
+            caller.send(b"GET /metrics")
+        await fetch(port)
+        for thread in set(threading.enumerate()) - before:
+            if "process_request" in thread.name:
+                thread.join(20)
+    assert logs == []
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_defect_of_the_endpoint_is_in_the_log(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(scrape_module._Silent, "handle", lambda self: 1 / 0)
+    with metrics_endpoint(f"127.0.0.1:{port}", node), capture_logs() as logs:
+        with pytest.raises(OSError, match="without response"):
+            await fetch(port)
+        await until(lambda: logs, "it is in the log")
+    assert logs[0]["event"] == "no answer to who asks for metrics, by a defect"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_scrape_of_a_node_that_has_ended_is_empty(node: FakeNode) -> None:

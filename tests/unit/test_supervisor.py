@@ -245,6 +245,30 @@ async def test_who_stops_a_node_that_drains_into_the_end_of_a_round_loses_nothin
         draining.cancel()
 
 
+@pytest.mark.parametrize(
+    ("wish", "told", "sentence"),
+    [
+        ("rest", messages.Pause, "can't drain: the node is stopping"),
+        ("pause", messages.Pause, "can't pause: the node is stopping"),
+        ("checkpoint", messages.Checkpoint, "no new checkpoint: the trainer ended before it was saved; ask again"),
+    ],
+)
+async def test_who_waits_for_a_trainer_hears_that_somebody_has_stopped_the_node(
+    tmp_path: Path, wish: str, told: type, sentence: str
+) -> None:
+    """Before the admin socket closes, so that it does not look as if no daemon had been there."""
+    async with living(tmp_path) as life:
+        life.trainers[0].say(READY)
+        await life.until(State.TRAINING)
+        asking = asyncio.create_task(getattr(life.supervisor, wish)())
+        await life.has_heard(told)
+        life.supervisor.stop()
+        life.trainers[0].die("")
+        await asyncio.wait_for(life.running, 5)
+        with pytest.raises(Refused, match=f"^{sentence}"):
+            await asyncio.wait_for(asking, 5)
+
+
 async def test_who_resumes_hears_that_somebody_has_paused_meanwhile(tmp_path: Path) -> None:
     async with living(tmp_path, paused=True) as life:
         resuming = asyncio.create_task(life.supervisor.resume())

@@ -2,11 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Protocol
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Protocol
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+import structlog
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
@@ -14,6 +20,11 @@ from conlora.daemon.metrics import METRICS, Declared, Moment
 from conlora.daemon.tally import Durations, Tally
 from conlora.errors import Unavailable
 from conlora.net.status import ConsensusView, NodeStatus
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = structlog.get_logger()
 
 ANSWER_SECONDS = 5.0
 TRAINER = "conlora_trainer"  # before the names of what is told of the trainer's process
@@ -47,17 +58,57 @@ def metrics_endpoint(address: str, node: Subject) -> Iterator[None]:
     for part in (collector, *process_collectors(collector.trainer)):
         registry.register(part)
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+        server = _Endpoint(host.strip("[]"), int(port), _answering(make_wsgi_app(registry)))
     except OSError as error:
         raise Unavailable(
             f"observing.metrics: {address} can't be used ({error}); choose another address or port"
         ) from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Endpoint(ThreadingMixIn, WSGIServer):
+    """A thread for each scrape. Nothing that goes wrong is printed: the log is for programs, with an object on each line."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, app: "WSGIApplication") -> None:
+        """Raises OSError where that is no address of this machine."""
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        super().__init__((host, port), _Silent)
+        self.set_app(app)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who has asked may hang up; for anything else there is a line in the log."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            log.error("no answer to who asks for metrics, by a defect", exc_info=True)
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Scrapes are no events."""
+
+
+def _answering(app: "WSGIApplication") -> "WSGIApplication":
+    """The application, and where it fails a line in the log and 503: Prometheus then takes the node to be down."""
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        try:
+            return app(environ, start_response)
+        except TimeoutError:
+            log.warning("no metrics: the node was too busy to tell them", seconds=ANSWER_SECONDS)
+        except Exception:
+            log.error("no metrics, by a defect", exc_info=True)
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [b"the node could not tell its metrics; its log says why\n"]
+
+    return answer
 
 
 def process_collectors(trainer: Callable[[], int | str]) -> tuple[Collector, Collector]:

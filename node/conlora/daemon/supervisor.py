@@ -101,10 +101,10 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff):
                     await self._stopping.wait()
+        if self._stopping.is_set() or not self.unsaved:
+            await self._set_state(State.FINISHED)  # or STOPPING; who waits for a trainer hears that none will come
         if error := self.unsaved:
             raise error
-        if not self._stopping.is_set():
-            await self._set_state(State.FINISHED)
 
     @property
     def unsaved(self) -> StateError | None:

@@ -181,14 +181,24 @@ def _user() -> str:
 
 
 def _check_readable(folder: Path) -> None:
-    """Raises ConfigError unless whom containers run as can read everything in it."""
+    """Raises ConfigError unless containers, which see nothing but this folder, can read everything in it as their user."""
     for path in (folder, *folder.rglob("*")):
+        if path != folder and path.is_symlink() and _leads_out(path, folder):
+            raise ConfigError(
+                f"model.base: {path} is a link out of the folder, as in a hub's cache, and containers see that folder only; "
+                f"copy it with `cp -rL {folder} ...` and name the copy"
+            )
         status, needed = path.stat(), stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
         if os.getuid() == 0 and status.st_uid != IMAGE_USER and status.st_mode & needed != needed:
             raise ConfigError(
                 f"model.base: {path} can be read by its owner only, and containers run as another user; say "
                 f"`chmod -R a+rX {folder}`"
             )
+
+
+def _leads_out(link: Path, folder: Path) -> bool:
+    """Whether its target has another place in a container, or none."""
+    return link.readlink().is_absolute() or not link.exists() or not link.resolve().is_relative_to(folder.resolve())
 
 
 def _give_to_containers(testbed: ComposeTestbed) -> None:

@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from typing import IO
 
-from conlora.errors import ConLoRAError, NodeUnreachable, TrainingFailed
+from conlora import __version__
+from conlora.errors import ConfigError, ConLoRAError, NodeUnreachable, TrainingFailed
 from conlora.net.status import NodeStatus, PeerStatus
 from conlora.testbed.compose import LABEL, VOLUME, ComposeTestbed
 from conlora.testbed.layout import NodeSetup
@@ -26,14 +28,16 @@ class Containers:
         self._testbed = testbed
 
     def statuses(self) -> dict[str, NodeStatus | None]:
-        """Each node's status; None from a node that does not answer.
+        """Each node's status; None from a node that does not answer in time, or at all.
 
-        Raises NodeUnreachable where a container is missing or no engine answers, and TrainingFailed where one has ended.
+        Raises NodeUnreachable where a container is missing or no engine answers, TrainingFailed where one has ended, and
+        ConfigError where one is of another version.
         """
         asked = {name: _start(["exec", id_, "conlora", "status", "--json"]) for name, id_ in self._ids().items()}
-        answers = {name: process.communicate(timeout=ANSWER_SECONDS)[0] for name, process in asked.items()}
+        deadline = time.monotonic() + ANSWER_SECONDS
+        answers = {name: _answer(process, deadline) for name, process in asked.items()}
         return {
-            setup.name: _status(answers[setup.name]) if asked[setup.name].returncode == 0 else None
+            setup.name: _status(setup.name, answers[setup.name]) if asked[setup.name].returncode == 0 else None
             for setup in self._testbed.setups
         }
 
@@ -71,10 +75,25 @@ class Containers:
         return found
 
 
-def _status(answer: bytes) -> NodeStatus:
-    """What `conlora status --json` has printed."""
-    told = json.loads(answer)
-    return NodeStatus(**{**told, "peers": [PeerStatus(**peer) for peer in told["peers"]]})
+def _answer(process: "subprocess.Popen[bytes]", deadline: float) -> bytes:
+    """What a command prints until then; after that it is ended, with a code that is not 0."""
+    try:
+        return process.communicate(timeout=max(0.0, deadline - time.monotonic()))[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
+
+
+def _status(name: str, answer: bytes) -> NodeStatus:
+    """What `conlora status --json` has printed. Raises ConfigError where that is not as it is here."""
+    try:
+        told = json.loads(answer)
+        return NodeStatus(**{**told, "peers": [PeerStatus(**peer) for peer in told["peers"]]})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{name}: its status can't be read ({error}); build the image of the version that runs here ({__version__}), and "
+            "start the containers again"
+        ) from error
 
 
 def _start(arguments: list[str], output: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
