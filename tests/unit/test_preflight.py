@@ -86,4 +86,4 @@ def test_an_address_that_is_taken(config: NodeConfig) -> None:
     with socket.create_server((host, int(port))):
         sentence = rf"^listen: {config.listen} can't be used \(.*in use.*\); choose another address or port$"
         with pytest.raises(ConfigError, match=sentence):
-            _check_address(config)
+            _check_address(config, "listen", config.listen)
