@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from tests.unit.test_expiry import Watched
 
 from conlora.daemon.certificates import Certificates
 from conlora.errors import ConfigError, Refused
@@ -83,6 +84,6 @@ def test_a_rotation_counts_from_the_next_start(
     assert (tmp_path / "mercy" / "node.key").read_bytes() == following.key
 
 
-def test_a_running_service_says_that_it_has_to_be_restarted(started) -> None:
+def test_a_running_service_says_that_it_has_to_be_restarted(tmp_path: Path, started, mercy: Identity) -> None:
     with pytest.raises(Refused, match="restart it before the next certificate takes over, and its peers are told"):
-        Certificates(started(), cast(Mesh, None)).read()
+        Certificates(started(), tmp_path / "state", None, cast(Mesh, Watched(mercy))).read()

@@ -30,9 +30,11 @@ from conlora.daemon.supervisor import Supervisor
 from conlora.daemon.tally import Tally
 from conlora.errors import ConLoRAError, Refused, StateError
 from conlora.net.admin import AdminService
-from conlora.net.certificates import expires
+from conlora.net.authorities import load_authorities
+from conlora.net.certificates import expires, warns
 from conlora.net.edge import PeerState
 from conlora.net.identity import Peer, load_identity
+from conlora.net.issued import with_issued
 from conlora.net.mesh import Mesh
 from conlora.net.rotation import Announced
 from conlora.net.status import Changes, ConsensusView, EdgeConsensus, NodeStatus, PeerStatus, RoundRecord
@@ -78,7 +80,7 @@ class Node:
         self._path = path
         self._config = config
         self._manager = Notifier(os.environ)
-        self._identity = load_identity(config.identity_dir)
+        self._identity = with_issued(load_identity(config.identity_dir), config.state_dir)
         self._announced = Announced(config.state_dir)
         peers = self._read_peers(config)
         mode = config.federation.mode
@@ -91,10 +93,17 @@ class Node:
         )
         quarantines = Quarantines(config.state_dir / "quarantines.json")
         self._mesh = Mesh(
-            config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], quarantines, self._announced.keep
+            config.name,
+            self._identity,
+            peers,
+            self._exchange,
+            MAILBOX_DEPTH[mode],
+            quarantines,
+            self._announced.keep,
+            load_authorities(config.ca_file) if config.ca_file else None,
         )
         history.name_of = self._name_of
-        self._certificates = Certificates(config.identity_dir, self._mesh)
+        self._certificates = Certificates(config.identity_dir, config.state_dir, config.ca_file, self._mesh)
         self._supervisor = Supervisor(
             config,
             self._exchange,
@@ -209,7 +218,8 @@ class Node:
             trainer_pid=progress.trainer_pid,
             uptime_seconds=time.monotonic() - self._started,
             consensus=sum(errors) / len(errors) if errors else None,
-            certificate_expires=expires(self._certificates.newest.certificate),
+            certificate_expires=expires(self._certificates.newest.shown),
+            certificate_warns=warns(self._certificates.newest.shown),
             next_certificate_at=following.takes_over_at if (following := self._certificates.identity.next) else None,
             peers=[self._peer_status(state) for state in self._mesh.states.values()],
             troubles=list(self._supervisor.troubles),
@@ -236,7 +246,8 @@ class Node:
             sketches_rejected=counts.sketches_rejected,
             sketch_bytes_sent=counts.sketch_bytes_sent,
             refused=dict(state.conduct.refused),
-            certificate_expires=expires(peer.newest),
+            certificate_expires=expires(state.shown),
+            certificate_warns=warns(state.shown),
             knows_next_certificate=self._mesh.introductions.known_by(state),
         )
         if quarantine := state.conduct.quarantine:
@@ -350,6 +361,7 @@ class Node:
         config = await asyncio.to_thread(load_config, self._path)
         before, peers = [state.peer for state in self._mesh.states.values()], self._read_peers(config)
         made = changes(self._config, before, config, peers)
+        self._certificates.read_authorities()
         if peers:
             await self._mesh.listen(config.listen)
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
