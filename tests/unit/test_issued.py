@@ -1,5 +1,6 @@
 """Certificates that an authority issues for this node: what is asked for, what is installed, and what a daemon takes up."""
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from conlora.net.authorities import Authorities, load_authorities, load_chain
 from conlora.net.certificates import node_id_of
 from conlora.net.expiry import WARNING_SECONDS, warning, warns_from
 from conlora.net.identity import Identity, Peer, create_identity, load_identity
-from conlora.net.introductions import Introductions
+from conlora.net.introductions import COMPLAINTS_AT_ONCE, Introductions
 from conlora.net.issued import install, request, with_issued
 from conlora.net.rotation import rotate
 from conlora.net.wire import Frame
@@ -128,6 +129,15 @@ def test_a_directory_that_can_not_be_written(
         ConfigError, match=r"the issued certificate can't be written .*; run this as a user who may write there"
     ):
         install(mercy, tmp_path / "file" / "state", tmp_path / "issued.pem", known, time.time())
+
+
+def test_where_root_installs_the_daemons_user_can_read_it(
+    state: Path, root: Authority, mercy: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Path, int]] = []
+    monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((path, user)))
+    put(mercy, state, root.issue(mercy).issued, None)
+    assert given == [(state / "issued.crt", state.stat().st_uid)]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello"])
@@ -328,3 +338,12 @@ def test_who_shows_an_issued_certificate_that_has_expired_does_not_dial(root: Au
         PeerError, match=r"no peer lets this node in, for .*; run `conlora cert install`, or set the clock"
     ):
         us.check_own()
+
+
+def test_strangers_do_not_fill_the_log(known: Authorities, mercy: Identity, card: Peer) -> None:
+    """Whoever has a certificate of the authority gets as far as this."""
+    us = Introductions(mercy, print, known)
+    with capture_logs() as logs:
+        assert [us.caller({}, "ipv4:127.0.0.1:1", [card]) for _ in range(200)] == [None] * 200
+    assert len(logs) == COMPLAINTS_AT_ONCE
+    assert logs[0]["event"] == "refused a caller that is no configured peer"

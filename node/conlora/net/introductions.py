@@ -2,23 +2,27 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import structlog
 from cryptography import x509
 
+from conlora.core.budget import Budget
 from conlora.core.conduct import Conduct
 from conlora.errors import CertificateRejected, PeerError, ProtocolError, StateError
 from conlora.net import wire
 from conlora.net.authorities import Authorities, Chain, is_self_issued, load_chain
 from conlora.net.certificates import check_validity, expires
-from conlora.net.credentials import expected, presented
+from conlora.net.credentials import caller, expected, presented
 from conlora.net.expiry import day
 from conlora.net.identity import Identity, Peer
 from conlora.net.wire import Frame
 
 log = structlog.get_logger()
+
+# All that an authority has certified can call as often as they like; the log must not grow with that.
+COMPLAINTS_AT_ONCE, COMPLAINTS_PER_SECOND = 64, 1 / 60
 
 REMEDIES = {
     "expired": "its operator has to run `conlora cert rotate`",
@@ -52,6 +56,7 @@ class Introductions:
         self.identity = identity
         self.authorities = authorities
         self._keep = keep
+        self._complaints = Budget(COMPLAINTS_AT_ONCE, COMPLAINTS_PER_SECOND)
 
     @property
     def _announced(self) -> list[bytes]:
@@ -85,6 +90,18 @@ class Introductions:
             raise PeerError(
                 f"no peer lets this node in, for {error.detail}; {remedy}, or set the clock if that is wrong"
             ) from None
+
+    def caller(
+        self, auth_context: Mapping[str, Iterable[bytes]], address: str, peers: Iterable[Peer]
+    ) -> tuple[Peer, Chain] | None:
+        """See `credentials.caller`; None where who has dialled us is refused, with the reason in the log."""
+        try:
+            return caller(auth_context, peers, self.authorities)
+        except CertificateRejected as error:
+            if self._complaints.spend(1, time.monotonic()):
+                reason = wire.printable(str(error))
+                log.warning("refused a caller that is no configured peer", reason=reason, address=address)
+            return None
 
     async def expected(self, peer: Peer) -> Chain | None:
         """See `credentials.expected`; None where no authorities decide. Raises PeerError where the peer is refused."""

@@ -10,11 +10,11 @@ import structlog
 
 from conlora.core.conduct import Quarantine
 from conlora.core.federation import FederationSettings
-from conlora.errors import CertificateRejected, PeerError, Refused, SettingsMismatch
+from conlora.errors import PeerError, Refused, SettingsMismatch
 from conlora.net import wire
 from conlora.net.authorities import Authorities, Chain
 from conlora.net.conversation import LinkClosed
-from conlora.net.credentials import accepting_credentials, caller
+from conlora.net.credentials import accepting_credentials
 from conlora.net.dialling import Dialler
 from conlora.net.edge import PeerState
 from conlora.net.identity import Identity, Peer
@@ -87,9 +87,7 @@ class Mesh:
         if self._service:
             return
         credentials = accepting_credentials(
-            lambda: self.introductions.identity,
-            lambda: [state.peer for state in self.states.values()],
-            lambda: self.introductions.authorities,
+            lambda: self.introductions.identity, lambda: self._peers, lambda: self.introductions.authorities
         )
         self._service = await open_port(address, credentials, self.accept)
 
@@ -153,6 +151,10 @@ class Mesh:
                 state.link.offer(snapshot)
 
     @property
+    def _peers(self) -> list[Peer]:
+        return [state.peer for state in self.states.values()]
+
+    @property
     def away(self) -> bool:
         """Whether this node has left."""
         return self._away
@@ -199,15 +201,12 @@ class Mesh:
 
     async def accept(self, context: ServicerContext) -> None:
         """A configured peer, or somebody else, has dialled."""
-        states = self.states
-        try:
-            known = [state.peer for state in states.values()]
-            peer, chain = caller(context.auth_context(), known, self.introductions.authorities)
-        except CertificateRejected as error:
-            log.warning("refused a caller that is no configured peer", reason=str(error), address=context.peer())
+        known = self.introductions.caller(context.auth_context(), context.peer(), self._peers)
+        if known is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
             return
-        state = states[peer.node_id]
+        peer, chain = known
+        state = self.states[peer.node_id]
         if state.conduct.quarantine:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, wire.QUARANTINED)
         if self._parting:
