@@ -109,6 +109,28 @@ async def test_a_partner_without_an_authority_is_in_the_file_itself(
     await until(lambda: linked(a, b), "a link")
 
 
+@pytest.mark.parametrize("a_dials", [True, False])
+async def test_nodes_change_over_one_after_the_other(
+    member: Members, root: Authority, tmp_path: Path, a_dials: bool
+) -> None:
+    """With the authority and the partners' own certificates in the file, it does not matter who has installed one already."""
+    a, b = member("a"), member("b")
+    for each in (a, b):
+        each.authorities = root.alone(tmp_path, a.identity.certificate, b.identity.certificate)
+    await a.start(b.card(dialled=a_dials))
+    await b.start(a.card(dialled=not a_dials))
+    await until(lambda: linked(a, b), "a link")
+    for each in (a, b):
+        each.identity = root.issue(each.identity)
+        running(each).show(each.identity)
+        await b.close()
+        await b.start(a.card(dialled=not a_dials))
+        running(a).show(a.identity)  # dials at once
+        await until(lambda: linked(a, b), "a link")
+    assert b.state(a).chain == load_chain(a.identity.issued)
+    assert a.state(b).chain == load_chain(b.identity.issued)
+
+
 async def test_a_peer_that_nobody_has_certified(certified: Members) -> None:
     """b is known by its card, which is not enough; at both ends."""
     a, b = certified("a"), certified("b")
