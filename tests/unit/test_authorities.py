@@ -123,6 +123,7 @@ def odd(identity: Identity) -> dict[str, Extensions]:
         "a name for all": [(x509.SubjectAlternativeName([x509.DNSName("*")]), False), not_ca],
         "may sign": [names, (x509.BasicConstraints(ca=True, path_length=None), True)],
         "for one end": [names, not_ca, (x509.ExtendedKeyUsage([next(iter(BOTH))]), False)],
+        "for no handshake": [names, not_ca, (x509.KeyUsage(*[False] * 2, True, *[False] * 6), True)],
         "unknown and critical": [names, (x509.UnrecognizedExtension(x509.ObjectIdentifier("2.25.1"), b"x"), True)],
     }
 
@@ -135,6 +136,7 @@ def odd(identity: Identity) -> dict[str, Extensions]:
         ("a name for all", ""),
         ("may sign", "it is the certificate of an authority"),
         ("for one end", "its extendedKeyUsage has to hold both serverAuth and clientAuth, or be left out"),
+        ("for no handshake", "its keyUsage has to hold digitalSignature, or be left out"),
         ("unknown and critical", "certificate contains unaccounted-for critical extensions"),
     ],
 )

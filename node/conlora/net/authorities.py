@@ -37,6 +37,11 @@ def _is_a_nodes(policy: Policy, certificate: x509.Certificate, constraints: x509
         raise ValueError("it is the certificate of an authority")
 
 
+def _may_shake_hands(policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage and not usage.digital_signature:
+        raise ValueError("its keyUsage has to hold digitalSignature, or be left out")
+
+
 def _for_both_ends(policy: Policy, certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
     """Either node of an edge may dial."""
     if usage and not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(usage):
@@ -52,6 +57,7 @@ _OF_NODES = (
     ExtensionPolicy.permit_all()
     .require_present(x509.SubjectAlternativeName, _ANY, None)
     .may_be_present(x509.BasicConstraints, _ANY, _is_a_nodes)
+    .may_be_present(x509.KeyUsage, _ANY, _may_shake_hands)
     .may_be_present(x509.ExtendedKeyUsage, _ANY, _for_both_ends)
 )
 

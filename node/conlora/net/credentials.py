@@ -95,7 +95,7 @@ async def expected(peer: Peer, authorities: Authorities) -> Chain:
 def caller(
     auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer], authorities: Authorities | None = None
 ) -> tuple[Peer, Chain]:
-    """The peer that has dialled us, and what it shows.
+    """The peer that has dialled us, and what it shows, where authorities decide.
 
     Raises CertificateRejected with reason `tls`, `format`, `stranger` or `replaced`, and as `Authorities.admit` does.
     """
@@ -118,7 +118,7 @@ def caller(
         raise CertificateRejected(
             "replaced", f"the certificate is {peer.name}'s, but none that {peer.name} may show now"
         )
-    return peer, (certificate,)
+    return peer, ()
 
 
 def _certified(
