@@ -24,7 +24,7 @@ UP = PeerStatus(
     "st-anna", "ABC", "anna:7443", "up", "", 0.0, 2**40, 3, 1, sketches_rejected=4, sketch_bytes_sent=77,
     snapshot_round=0, snapshot_age_seconds=0.0, weight=0.25, edge_error=0.0,
     encoding="bf16", delivery_seconds=0.125, refused={"norm": 1, "sketch-key": 4},
-    certificate_expires=4e9, knows_next_certificate=True,
+    certificate_expires=4e9, certificate_warns=3.5e9, knows_next_certificate=True,
 )  # fmt: skip
 DOWN = PeerStatus("charité", "DEF", "", "down", "connection refused", 1.5, 0, 0, 0)
 REFUSED = PeerStatus("lakeside", "GHI", "", "refused", "does not fit: rule", 0.0, 5, 6, 7)
@@ -43,7 +43,7 @@ def status(**changes: Any) -> NodeStatus:
             **{"mode": "sync", "state": "training", "message": "", "round": 3, "rounds": 10, "step": 24},
             **{"loss": 0.5, "accuracy": 0.0, "trainer_restarts": 1, "pid": 12, "trainer_pid": 0},
             **{"uptime_seconds": 1.25, "consensus": None, "evaluation": {"accuracy": 0.5, "loss": 0.25}},
-            **{"certificate_expires": 5e9, "next_certificate_at": None},
+            **{"certificate_expires": 5e9, "certificate_warns": 4.5e9, "next_certificate_at": None},
             **{"troubles": ["history"], "checkpoint_round": 2, "checkpoint_written": 1e9},
             **changes,
         }

@@ -15,6 +15,7 @@ from conlora.core.encoding import Encoding, Format
 from conlora.core.federation import FederationSettings
 from conlora.core.schema import Role, Schema, TensorSpec, Vector
 from conlora.errors import SketchRejected
+from conlora.net.authorities import Authorities
 from conlora.net.edge import PeerState
 from conlora.net.identity import Identity, Peer, create_identity
 from conlora.net.link import Link
@@ -103,6 +104,7 @@ class Member:
         self.node = FakeNode()
         self.mesh: Mesh | None = None
         self.quarantines: MutableMapping[str, Quarantine] = {}
+        self.authorities: Authorities | None = None
 
     def card(self, *, dialled: bool = True, **changes: Any) -> Peer:
         """This member as a peer of another, which dials it or waits to be dialled."""
@@ -113,7 +115,9 @@ class Member:
         self, *peers: Peer, settings: FederationSettings | None = SETTINGS, depth: int = 1, listens: bool = True
     ) -> Mesh:
         """Listens, and begins where settings are given."""
-        self.mesh = Mesh(self.name, self.identity, list(peers), self.node, depth, self.quarantines)
+        self.mesh = Mesh(
+            self.name, self.identity, list(peers), self.node, depth, self.quarantines, authorities=self.authorities
+        )
         if listens:
             await self.mesh.listen(self.address)
         if settings is not None:

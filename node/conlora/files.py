@@ -1,5 +1,6 @@
 """Files that outlive a power cut: one that is replaced is whole, the new one or the old, and stays where it was put."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -25,3 +26,9 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def give_to_owner(path: Path, model: Path) -> None:
+    """Where root has made a file, the daemon's user has to be able to read it. model: what belongs to that user."""
+    with contextlib.suppress(PermissionError):
+        os.chown(path, model.stat().st_uid, model.stat().st_gid)

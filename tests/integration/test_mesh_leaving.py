@@ -57,9 +57,9 @@ async def test_who_has_left_is_dialled_now_and_then_and_links_up_at_once_when_it
 ) -> None:
     dialled: list[str] = []
 
-    def counted(identity: Any, peer: Any) -> Any:
+    def counted(identity: Any, peer: Any, chain: Any) -> Any:
         dialled.append(peer.name)
-        return dialled_stream(identity, peer)
+        return dialled_stream(identity, peer, chain)
 
     a, b = await pair(member, a_dials=True, b_dials=True)
     monkeypatch.setattr(mesh_module, "dialled_stream", counted)

@@ -19,6 +19,7 @@ from conlora.core.conduct import OFFENCES, Quarantine
 from conlora.core.encoding import Encoding
 from conlora.errors import Refused
 from conlora.net import mesh, streams, warden, wire
+from conlora.net.authorities import Chain
 from conlora.net.credentials import dialling_credentials
 from conlora.net.identity import Identity, Peer
 from conlora.net.transfers import Outgoing, Sender
@@ -207,9 +208,9 @@ async def test_a_quarantined_peer_is_not_dialled_and_dialled_at_once_afterwards(
     a, b, c = member("a"), member("b"), member("c")
     dialled = []
 
-    def noting(identity: Identity, peer: Peer) -> AbstractAsyncContextManager[streams.FrameStream]:
+    def noting(identity: Identity, peer: Peer, chain: Chain | None) -> AbstractAsyncContextManager[streams.FrameStream]:
         dialled.append(peer.name)
-        return streams.dialled_stream(identity, peer)
+        return streams.dialled_stream(identity, peer, chain)
 
     monkeypatch.setattr(mesh, "dialled_stream", noting)
     b.quarantines = {a.identity.node_id: Quarantine(0.0, "norm 5")}

@@ -183,7 +183,7 @@ async def test_a_configured_peer_needs_tls_1_3(member: Members, tmp_path: Path, 
 async def test_a_caller_is_known_by_its_certificate_only(member: Members) -> None:
     a, b = member("a"), member("b")
     good = {"ssl_tls_version": [b"TLSv1.3"], "x509_pem_cert": [a.identity.certificate]}
-    assert caller(good, [b.card(), a.card()]) == a.card()
+    assert caller(good, [b.card(), a.card()]) == (a.card(), ())
     needed = "where TLSv1.3 with a certificate is needed"
     no_tls = f"tls: the connection is without TLS {needed}"
     for changes, peers, sentence in (

@@ -11,13 +11,15 @@ from tests.meshes import PATIENCE, SETTINGS, Member, linked, until
 from conlora.core.federation import FederationSettings
 from conlora.errors import PeerError, SettingsMismatch
 from conlora.net import probe as probe_module
+from conlora.net.introductions import Introductions
 
 Members = Callable[[str], Member]
 
 
 async def probe(a: Member, b: Member, settings: FederationSettings = SETTINGS, seconds: float = PATIENCE) -> None:
     """In another thread, since it runs a loop of its own, as in `conlora check`."""
-    await asyncio.to_thread(probe_module.probe, a.name, a.identity, b.card(), settings, seconds)
+    us = Introductions(a.identity, lambda peer: None)
+    await asyncio.to_thread(probe_module.probe, a.name, us, b.card(), settings, seconds)
 
 
 async def test_a_probe_leaves_no_trace(member: Members) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.authorities import Authority
 from tests.daemons import Daemon, Daemons, free_port, wait_until
 from tests.integration.test_daemon_changes import conlora
 
@@ -154,4 +155,18 @@ def test_a_reload_refuses_what_is_wrong_with_operators(node: Daemon) -> None:
     code, said = alice.says("reload")
     assert code == 5
     assert "nothing was reloaded: admin_listen can't change while the node runs" in said
+    assert alice.says("status")[0] == 0
+
+
+def test_operators_go_by_the_card_though_an_authority_decides_on_peers(node: Daemon, tmp_path: Path) -> None:
+    root = Authority()
+    node.config["ca_file"] = str(root.file(tmp_path / "ca.pem"))
+    node.write()
+    (tmp_path / "issued.pem").write_bytes(root.issue(node.identity).issued)
+    done = conlora("cert", "install", tmp_path / "issued.pem", "-c", node.config_path)
+    assert done.returncode == 0, done.stderr
+    alice = Operator(node, "alice")
+    alice.may(Role.READ)
+    node.start("--paused")
+    node.wait_for(lambda s: s.state == "paused", "the model is loaded")
     assert alice.says("status")[0] == 0

@@ -69,7 +69,7 @@ def test_what_can_not_be_stored_is_not_believed(card: Peer, mercy: Identity) -> 
         raise StateError("no space left on the device; make room")
 
     class Other:
-        peer, kept = card, b""
+        peer, kept = card, frozenset[bytes]()
 
     other, identity = Other(), successor(mercy)
     (frame,) = Introductions(replace(mercy, next=identity), full).announcements()
@@ -81,7 +81,7 @@ def test_what_can_not_be_stored_is_not_believed(card: Peer, mercy: Identity) -> 
 
 def test_an_announcement_of_any_size_is_not_read(card: Peer, mercy: Identity) -> None:
     class Other:
-        peer, kept = card, b""
+        peer, kept = card, frozenset[bytes]()
 
     with pytest.raises(ProtocolError, match="mercy announced a certificate of 16385 bytes"):
         Introductions(mercy, lambda peer: None).heard(Other(), Frame(next_certificate=bytes(16 * 1024 + 1)))
@@ -148,7 +148,7 @@ def test_what_is_announced_and_who_knows_it(tmp_path: Path, card: Peer, mercy: I
     third = successor(second, time.time() + DAY)
 
     class Other:
-        peer, kept = card, b""
+        peer, kept = card, frozenset[bytes]()
 
     for identity, announced in (
         (mercy, []),

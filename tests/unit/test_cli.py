@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import yaml
+from cryptography import x509
+from tests.authorities import Authority
 from tests.unit.conftest import Conlora
 
 from conlora.config import load_basics
@@ -339,3 +343,32 @@ def test_a_rotation_says_who_is_told(
     assert told in out
     assert "the next certificate takes over on 20" in out
     assert load_identity(mercy / "identity").next
+
+
+def test_a_certificate_of_an_authority(
+    conlora: Conlora, mercy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, identity, config = Authority(), load_identity(mercy / "identity"), mercy / "conlora.yaml"
+    code, asked, _ = conlora("cert", "request", "-c", config)
+    assert code == 0
+    assert x509.load_pem_x509_csr(asked.encode()).is_signature_valid
+    config.write_text(f"ca_file: {root.file(tmp_path / 'ca.pem')}\n{config.read_text()}")
+    file = tmp_path / "issued.pem"
+    file.write_bytes(Authority().issue(identity).issued)
+    code, _, error = conlora("cert", "install", file, "-c", config)
+    assert code == 2
+    assert (
+        "nothing was installed: the certificate is not one that an authority in ca_file has issued for this node"
+        in error
+    )
+    file.write_bytes(root.issue(identity).issued)
+    code, out, _ = conlora("cert", "install", file, "-c", config)
+    assert code == 0
+    assert re.fullmatch(r"installed; expires on 20.* UTC; no daemon runs; peers are told once it does\n", out)
+    monkeypatch.setattr(AdminClient, "read_identity", mock.Mock())
+    assert "peers see it from now on, and no link was ended" in conlora("cert", "install", file, "-c", config)[1]
+    assert json.loads(conlora("cert", "install", file, "-c", config, "--json")[1])["expires"] > time.time()
+    assert conlora("id", "-c", config)[1] == identity.card("mercy", "mercy.example:7443"), "the card is the old one"
+    code, out, _ = conlora("cert", "rotate", "-c", config)
+    assert code == 0
+    assert "before that, have one issued for the next key: `conlora cert request`" in out

@@ -18,6 +18,7 @@ from conlora.errors import (
 from conlora.net.certificates import (
     expires,
 )
+from conlora.net.edge import PeerState
 from conlora.net.expiry import WARNING_SECONDS, warning
 from conlora.net.identity import Identity, Peer, create_identity, load_identity
 from conlora.net.introductions import Introductions
@@ -31,7 +32,7 @@ class Watched:
 
     def __init__(self, identity: Identity, *peers: Peer) -> None:
         self.introductions = Introductions(identity, lambda peer: None)
-        self.states = {peer.node_id: type("State", (), {"peer": peer, "kept": b""})() for peer in peers}
+        self.states = {peer.node_id: PeerState(peer) for peer in peers}
         self.told = 0
 
     def show(self, identity: Identity) -> None:
@@ -42,7 +43,7 @@ class Watched:
 
 
 def watch(directory: Path, mesh: Watched) -> Certificates:
-    return Certificates(directory, mesh)  # type: ignore[arg-type]
+    return Certificates(directory, directory.parent / "state", None, mesh)  # type: ignore[arg-type]
 
 
 def test_a_month_before_the_end_there_is_a_warning_a_day(tmp_path: Path, mercy: Identity) -> None:
@@ -58,7 +59,7 @@ def test_a_month_before_the_end_there_is_a_warning_a_day(tmp_path: Path, mercy: 
         watched.look(first + REMIND_SECONDS - 1)
     assert len(logs) == 1
     assert (logs[0]["log_level"], logs[0]["peer"]) == ("warning", "anna")
-    assert logs[0]["event"] == "a peer's certificate is near its end: its operator has to run `conlora cert rotate`"
+    assert logs[0]["event"] == "a peer's certificate is near its end: its operator has to replace it"
     assert re.fullmatch(r"expires on 20\d\d-\d\d-\d\d \d\d:\d\d UTC", logs[0]["ends"])
     with capture_logs() as logs:
         watched.look(first + REMIND_SECONDS)

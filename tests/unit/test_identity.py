@@ -198,7 +198,9 @@ def test_peers_are_the_cards_in_the_folder(tmp_path: Path, mercy: Identity, anna
 
 def test_a_node_is_no_peer_of_itself(tmp_path: Path, mercy: Identity) -> None:
     put_card(tmp_path / "peers", mercy, "someone")
-    with pytest.raises(ConfigError, match=r"card\.yaml: is this node's own card; .*remove the file"):
+    with pytest.raises(
+        ConfigError, match=r"card\.yaml: is this node's own card; a node is no peer of itself, remove the file"
+    ):
         load_peers(tmp_path / "peers", mercy.node_id)
 
 

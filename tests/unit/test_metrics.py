@@ -41,6 +41,8 @@ EXPECTED: dict[str, tuple[str, dict[tuple[str, ...], float]]] = {
     "conlora_node_state": ("gauge", {(f"state={state}",): float(state == "training") for state in State}),
     "conlora_certificate_expires_timestamp_seconds": ("gauge", {(): 5e9}),
     "conlora_peer_certificate_expires_timestamp_seconds": ("gauge", {("peer=st-anna",): 4e9}),
+    "conlora_certificate_warns_timestamp_seconds": ("gauge", {(): 4.5e9}),
+    "conlora_peer_certificate_warns_timestamp_seconds": ("gauge", {("peer=st-anna",): 3.5e9}),
     "conlora_round": ("gauge", {(): 3}),
     "conlora_round_goal": ("gauge", {(): 10}),
     "conlora_round_seconds_count": ("summary", {(): 3}),
@@ -162,7 +164,13 @@ async def test_names_follow_prometheus_customs(node: FakeNode) -> None:
 
 
 async def test_what_is_not_known_is_left_out(node: FakeNode) -> None:
-    nothing = {"loss": None, "certificate_expires": None, "checkpoint_round": None, "checkpoint_written": None}
+    nothing = {
+        "loss": None,
+        "certificate_expires": None,
+        "certificate_warns": None,
+        "checkpoint_round": None,
+        "checkpoint_written": None,
+    }
     node.reply, node.seen = status(evaluation={}, **nothing), ALONE
     samples, _ = await scrape(node)
     names = {name for name, _ in samples}

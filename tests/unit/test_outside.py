@@ -32,7 +32,7 @@ def hub_has_no_such_model() -> None:
         (
             hub_is_away,
             Unavailable,
-            r"can't be fetched \(We couldn't connect to the hub\); start again once the hub answers",
+            r"can't be fetched \(We couldn't connect to the hub\); start again once the hub answers, or give a folder$",
         ),
         (hub_has_no_such_model, ConfigError, r"can't be loaded \(mercy/base is not a valid .*\); give a folder"),
     ],

@@ -3,11 +3,11 @@
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from structlog.testing import capture_logs
+from tests.unit.test_expiry import Watched
 
 from conlora.daemon.certificates import Certificates
 from conlora.errors import ConfigError, Refused
@@ -85,24 +85,15 @@ def test_a_rotation_counts_from_the_next_start(
     assert (tmp_path / "mercy" / "node.key").read_bytes() == following.key
 
 
-class Seen:
-    """A mesh of no peers."""
-
-    def __init__(self, identity: Identity) -> None:
-        self.introductions = SimpleNamespace(identity=identity)
-        self.states: dict[str, object] = {}
-        self.tell = self.show = lambda *_: None
-
-
 def test_a_running_service_does_not_look_where_it_may_not(tmp_path: Path, started, mercy: Identity) -> None:
     started()
-    mesh = cast(Mesh, Seen(mercy))
     rotate(tmp_path / "mercy", 3600)
+    mesh = cast(Mesh, Watched(mercy))
     with capture_logs() as said:
-        Certificates(tmp_path / "mercy", mesh).look(time.time())
+        Certificates(tmp_path / "mercy", tmp_path / "state", None, mesh).look(time.time())
     assert said == []
 
 
-def test_a_running_service_says_that_it_has_to_be_restarted(started) -> None:
+def test_a_running_service_says_that_it_has_to_be_restarted(tmp_path: Path, started, mercy: Identity) -> None:
     with pytest.raises(Refused, match="restart it before the next certificate takes over, and its peers are told"):
-        Certificates(started(), cast(Mesh, None)).read()
+        Certificates(started(), tmp_path / "state", None, cast(Mesh, Watched(mercy))).read()

@@ -49,8 +49,12 @@ def status(config: PlaceOption = None, json: JsonOption = False) -> None:
         ),
         soft_wrap=True,
     )
-    if ending := warning(reply.certificate_expires, time.time()):
-        console.print(f"this node's certificate {ending}; run `conlora cert rotate`", style="yellow", soft_wrap=True)
+    if ending := warning(reply.certificate_expires, time.time(), reply.certificate_warns):
+        console.print(
+            f"this node's certificate {ending}; run `conlora cert rotate`, or `cert install` for one of your authority",
+            style="yellow",
+            soft_wrap=True,
+        )
     if reply.message:
         console.print(Text(reply.message), style="yellow", soft_wrap=True)
     _print_peers(reply)
@@ -264,7 +268,7 @@ def _row(peer: "PeerStatus") -> "tuple[str | Text, ...]":
         note += f", next try in {human_seconds(peer.retry_in_seconds)}"
     if peer.refused:
         note += f" (refused: {', '.join(f'{reason} {n}' for reason, n in sorted(peer.refused.items()))})"
-    if ending := warning(peer.certificate_expires, time.time()):
+    if ending := warning(peer.certificate_expires, time.time(), peer.certificate_warns):
         note += f" (its certificate {ending})"
     return (
         Text(peer.name),

@@ -12,7 +12,10 @@ from conlora.cli.common import console, human_bytes
 from conlora.config import NodeConfig, load_config
 from conlora.errors import CheckFailed, ConfigError, ConLoRAError, NodeUnreachable, StateError
 from conlora.net.admin_client import AdminClient
-from conlora.net.identity import Identity, Peer, load_identity
+from conlora.net.authorities import load_authorities
+from conlora.net.identity import Peer, load_identity
+from conlora.net.introductions import Introductions
+from conlora.net.issued import with_issued
 from conlora.net.operators import Role, load_operators
 from conlora.net.probe import probe
 from conlora.net.rotation import Announced
@@ -59,24 +62,26 @@ def preflight(path: Path, seconds: float) -> None:
 
             EventFiles(config.state_dir / "tensorboard")
             tell(str(config.state_dir / "tensorboard"))
-    identity, peers = None, []
+    us, peers = None, []
     with report.item("identity") as tell:
-        identity = load_identity(config.identity_dir)
+        identity = with_issued(load_identity(config.identity_dir), config.state_dir)
+        authorities = load_authorities(config.ca_file) if config.ca_file else None
+        us = Introductions(identity, lambda peer: None, authorities)
         peers = Announced(config.state_dir).peers(config.peers_dir, identity.node_id)
         tell(f"{identity.node_id}, {len(peers)} peer{'' if len(peers) == 1 else 's'}")
     settings = _check_training(config, report)
     with report.item("address") as tell:
         tell(_check_address(config, "listen", config.listen))
-    if config.admin_listen and identity is not None:
+    if config.admin_listen and us is not None:
         with report.item("operators") as tell:
-            operators = load_operators(config.operators_dir, identity.node_id)
+            operators = load_operators(config.operators_dir, us.identity.node_id)
             tell(_check_address(config, "admin_listen", config.admin_listen))
             looking = sum(operator.role is Role.READ for operator in operators)
             tell(f"{looking} may look, {len(operators) - looking} may also change")
-    if identity is not None and settings is not None:
+    if us is not None and settings is not None:
         for peer in peers:
             with report.item(f"peer {peer.name}") as tell:
-                tell(_check_peer(config, identity, peer, settings, seconds))
+                tell(_check_peer(config, us, peer, settings, seconds))
     if report.failures:
         raise CheckFailed(f"{report.failures} of the checks failed; see above")
 
@@ -143,9 +148,9 @@ def _check_address(config: NodeConfig, key: str, address: str) -> str:
 
 
 def _check_peer(
-    config: NodeConfig, identity: Identity, peer: Peer, settings: "FederationSettings", seconds: float
+    config: NodeConfig, us: Introductions, peer: Peer, settings: "FederationSettings", seconds: float
 ) -> str:
     if peer.address is None:
         return "has no address: it has to dial this node"
-    probe(config.name, identity, peer, settings, seconds)
+    probe(config.name, us, peer, settings, seconds)
     return f"{peer.address}: reachable, certificate accepted, same federation"

@@ -18,6 +18,11 @@ class NodeBasics(Section):
     state_dir: FilePath = Field(Path("state"), validate_default=True, description="checkpoints, history, logs")
     identity_dir: FilePath = Field(Path("identity"), validate_default=True, description="node.key and node.crt")
     peers_dir: FilePath = Field(Path("peers"), validate_default=True, description="one identity card per peer")
+    ca_file: FilePath | None = Field(
+        None,
+        description="authorities, in PEM, with revocation lists if any: one has to have issued a peer's certificate, for the "
+        "key on its card; none: exactly the certificates on cards, and what follows them",
+    )
     listen: Address = Field("0.0.0.0:7443", description="the peer port")
     advertise: Address | None = Field(None, description="where peers can dial this node; none: it only dials out")
     admin_socket: FilePath | None = Field(None, description="default: admin.sock in state_dir")

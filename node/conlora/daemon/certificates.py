@@ -7,11 +7,14 @@ from pathlib import Path
 import structlog
 
 from conlora.errors import ConfigError, ConLoRAError, Refused
-from conlora.net.certificates import expires
+from conlora.net.authorities import load_authorities
+from conlora.net.certificates import expires, warns
 from conlora.net.expiry import day, warning
 from conlora.net.identity import NEXT_CERTIFICATE_FILE, Identity, load_identity, loaded_credentials
+from conlora.net.issued import ISSUED_FILE, with_issued
 from conlora.net.mesh import Mesh
 from conlora.net.rotation import take_over
+from conlora.net.wire import OUTDATED, Goodbye
 
 log = structlog.get_logger()
 
@@ -23,9 +26,11 @@ TAKEN_OVER = "the next certificate has taken over; new partners need the card th
 class Certificates:
     """Watches over a node's certificate, its next one, and its peers'."""
 
-    def __init__(self, directory: Path, mesh: Mesh) -> None:
+    def __init__(self, directory: Path, state_dir: Path, ca_file: Path | None, mesh: Mesh) -> None:
         """directory: the identity's."""
         self._directory = directory
+        self._state_dir = state_dir
+        self._ca_file = ca_file
         self._mesh = mesh
         self._said: dict[str, float] = {}  # what is said once a day, by node id or file: when
 
@@ -36,8 +41,8 @@ class Certificates:
 
     @property
     def newest(self) -> Identity:
-        """What counts once a rotation is over."""
-        return self.identity.next or self.identity
+        """What counts once a rotation is over; what counts now, where an authority has issued it: that has to be renewed."""
+        return self.identity if self.identity.issued else self.identity.next or self.identity
 
     async def watch(self) -> None:
         """Looks at all of them, for ever."""
@@ -49,52 +54,90 @@ class Certificates:
         """now: seconds since the epoch."""
         if self.identity.next and self.identity.at(now) is not self.identity:
             self._take_over()
-        elif not self.identity.next:
-            self._look_for_next(now)
-        if ends := self._to_be_said(self.newest.node_id, self.newest.certificate, now):
-            log.warning("this node's certificate is near its end: run `conlora cert rotate`", ends=ends)
+        else:
+            self._look_for_newer(now)
+        self._look_at_authorities(now)
+        newest = self.newest
+        if ends := self._to_be_said(newest.node_id, newest.shown, now):
+            if newest.issued:
+                log.warning("this node's certificate is near its end: renew it with `conlora cert install`", ends=ends)
+            else:
+                log.warning("this node's certificate is near its end: run `conlora cert rotate`", ends=ends)
         if self._is_due("neighbours", now):
             self._mesh.tell()  # one may not have been able to store it, and hears it again no sooner on a link
         for state in self._mesh.states.values():
-            if ends := self._to_be_said(state.peer.node_id, state.peer.newest, now):
+            if ends := self._to_be_said(state.peer.node_id, state.shown, now):
                 log.warning(
-                    "a peer's certificate is near its end: its operator has to run `conlora cert rotate`",
+                    "a peer's certificate is near its end: its operator has to replace it",
                     peer=state.peer.name,
                     ends=ends,
                 )
 
+    def read_authorities(self) -> None:
+        """Takes up what `ca_file` holds now. Raises ConfigError."""
+        if self._ca_file:
+            self._mesh.introductions.authorities = load_authorities(self._ca_file)
+            self._end_outdated(time.time())
+
     def read(self) -> None:
-        """Takes up what `conlora cert rotate` has put beside the identity, and tells peers. Raises ConfigError, and Refused where
-        this service has a copy, which its manager makes at a start.
+        """Takes up what `conlora cert` has put beside the identity or installed, and tells peers. Raises ConfigError, StateError,
+        and Refused where this service has a copy of its keys, which its manager makes at a start.
         """
-        if loaded_credentials():
+        if not self._refreshed() and loaded_credentials():
             raise Refused(
                 "the service has a copy of the identity from its start: restart it before the next certificate takes over, and "
                 "its peers are told"
             )
-        before, identity = self.identity, load_identity(self._directory)
+
+    def _refreshed(self) -> bool:
+        """Whether there was anything new."""
+        before, identity = self.identity, with_issued(load_identity(self._directory), self._state_dir)
         if identity == before:
-            return
-        if identity.node_id != self.identity.node_id:
+            return False
+        if identity.node_id != before.node_id:
             raise ConfigError(
                 f"{self._directory}: holds the identity of another node now; restart the daemon if that is right"
             )
         self._mesh.show(identity)
-        if identity.next:
+        if identity.next and not before.next:
             log.info("a next certificate is announced to peers", takes_over=day(identity.next.takes_over_at))
-        else:
+        elif identity.key != before.key:
             log.info(TAKEN_OVER)
+        else:
+            log.info("what was issued for this node is shown to peers", expires=day(expires(identity.shown)))
+        return True
 
-    def _look_for_next(self, now: float) -> None:
-        """`conlora cert rotate` tells this daemon, which may not have heard it. A service has a copy, and finds it at a start."""
-        if loaded_credentials():
-            return
+    def _look_for_newer(self, now: float) -> None:
+        """`conlora cert` tells this daemon of what it has put there, which may not have heard it."""
+        issued, following = self._state_dir / ISSUED_FILE, self._directory / NEXT_CERTIFICATE_FILE
+        copied = loaded_credentials()  # then the directory is closed to us, and a next certificate is found at a start
         try:
-            if (self._directory / NEXT_CERTIFICATE_FILE).exists():
-                self.read()
+            if issued.exists() or (not (self.identity.next or copied) and following.exists()):
+                self._refreshed()
         except (OSError, ConLoRAError) as error:
             if self._is_due(NEXT_CERTIFICATE_FILE, now):
                 log.error("the next certificate can't be taken up", reason=str(error))
+        identity = self.identity
+        if identity.issued and identity.next and not identity.next.issued and self._is_due("request", now):
+            log.warning(
+                "no authority has issued a certificate for the next key yet: `conlora cert request` asks for it",
+                takes_over=day(identity.next.takes_over_at),
+            )
+
+    def _look_at_authorities(self, now: float) -> None:
+        try:
+            self.read_authorities()
+        except ConfigError as error:
+            if self._is_due("ca_file", now):
+                log.error("what ca_file held before goes on to count", reason=str(error))
+            self._end_outdated(now)
+
+    def _end_outdated(self, now: float) -> None:
+        """A link lives for as long as what the peer has shown, or announced since, lets it in."""
+        for state in self._mesh.states.values():
+            if state.link and (why := self._mesh.introductions.outdated(state, now)):
+                log.warning("a link is ended, for its peer is let in no more", peer=state.peer.name, reason=why)
+                state.link.close(Goodbye.REASON_LEAVING, OUTDATED)
 
     def _take_over(self) -> None:
         following = self.identity.at(time.time())
@@ -107,7 +150,7 @@ class Certificates:
 
     def _to_be_said(self, node_id: str, certificate: bytes, now: float) -> str:
         """What to say of a certificate, once a day."""
-        text = warning(expires(certificate), now)
+        text = warning(expires(certificate), now, warns(certificate))
         return text if text and self._is_due(node_id, now) else ""
 
     def _is_due(self, what: str, now: float) -> bool:

@@ -138,6 +138,12 @@ METRICS = (
         "End of the node's newest certificate",
         _one(lambda m: m.status.certificate_expires),
     ),
+    Declared(
+        "conlora_certificate_warns_timestamp_seconds",
+        "gauge",
+        "From when on that end is near: the last month, or the last third of a shorter life",
+        _one(lambda m: m.status.certificate_warns),
+    ),
     Declared("conlora_round", "gauge", "Rounds finished", _one(lambda m: m.status.round)),
     Declared("conlora_round_goal", "gauge", "Rounds to be made", _one(lambda m: m.status.rounds)),
     Declared(
@@ -189,6 +195,13 @@ METRICS = (
         "gauge",
         "End of the newest certificate that is known",
         _by_peer(lambda p: p.certificate_expires),
+        ("peer",),
+    ),
+    Declared(
+        "conlora_peer_certificate_warns_timestamp_seconds",
+        "gauge",
+        "From when on that end is near, likewise",
+        _by_peer(lambda p: p.certificate_warns),
         ("peer",),
     ),
     Declared(

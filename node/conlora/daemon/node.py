@@ -27,7 +27,9 @@ from conlora.daemon.view import View
 from conlora.errors import ConLoRAError, Refused
 from conlora.net.admin import AdminService
 from conlora.net.admin_port import AdminPort
+from conlora.net.authorities import load_authorities
 from conlora.net.identity import Peer, load_identity
+from conlora.net.issued import with_issued
 from conlora.net.mesh import Mesh
 from conlora.net.operators import Operator, load_operators
 from conlora.net.rotation import Announced
@@ -73,7 +75,7 @@ class Node:
         self._path = path
         self._config = config
         self._manager = Notifier(os.environ)
-        self._identity = load_identity(config.identity_dir)
+        self._identity = with_issued(load_identity(config.identity_dir), config.state_dir)
         self._announced = Announced(config.state_dir)
         peers = self._read_peers(config)
         mode = config.federation.mode
@@ -86,10 +88,17 @@ class Node:
         )
         quarantines = Quarantines(config.state_dir / "quarantines.json")
         self._mesh = Mesh(
-            config.name, self._identity, peers, self._exchange, MAILBOX_DEPTH[mode], quarantines, self._announced.keep
+            config.name,
+            self._identity,
+            peers,
+            self._exchange,
+            MAILBOX_DEPTH[mode],
+            quarantines,
+            self._announced.keep,
+            load_authorities(config.ca_file) if config.ca_file else None,
         )
         history.name_of = self._name_of
-        self._certificates = Certificates(config.identity_dir, self._mesh)
+        self._certificates = Certificates(config.identity_dir, config.state_dir, config.ca_file, self._mesh)
         self._supervisor = Supervisor(
             config,
             self._exchange,
@@ -102,7 +111,7 @@ class Node:
         )
         self._admin = AdminService(self, config.admin_path, config.admin_group)
         self._admin_port = AdminPort(
-            self._admin, lambda: self._mesh.introductions.identity, self._read_operators(config)
+            self._admin, lambda: self._mesh.introductions.identity.self_signed, self._read_operators(config)
         )
         self._stop = asyncio.Event()
         self._trained = asyncio.Event()
@@ -271,6 +280,7 @@ class Node:
         operators = self._read_operators(config)
         made = changes(self._config, before, config, peers)
         made.operators = changes_of_operators(self._admin_port.operators, operators)
+        self._certificates.read_authorities()
         if peers:
             await self._mesh.listen(config.listen)
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})

@@ -12,7 +12,7 @@ from conlora.daemon.exchange import Exchange
 from conlora.daemon.observatory import Observatory
 from conlora.daemon.progress import State
 from conlora.daemon.supervisor import Supervisor
-from conlora.net.certificates import expires
+from conlora.net.certificates import expires, warns
 from conlora.net.edge import PeerState
 from conlora.net.mesh import Mesh
 from conlora.net.status import ConsensusView, EdgeConsensus, NodeStatus, PeerStatus
@@ -64,7 +64,8 @@ class View:
             trainer_pid=progress.trainer_pid,
             uptime_seconds=time.monotonic() - self._started,
             consensus=sum(errors) / len(errors) if errors else None,
-            certificate_expires=expires(self._certificates.newest.certificate),
+            certificate_expires=expires(self._certificates.newest.shown),
+            certificate_warns=warns(self._certificates.newest.shown),
             next_certificate_at=following.takes_over_at if (following := self._certificates.identity.next) else None,
             peers=[self._peer_status(state) for state in self._mesh.states.values()],
             troubles=list(self._supervisor.troubles),
@@ -113,7 +114,8 @@ class View:
             sketches_rejected=counts.sketches_rejected,
             sketch_bytes_sent=counts.sketch_bytes_sent,
             refused=dict(state.conduct.refused),
-            certificate_expires=expires(peer.newest),
+            certificate_expires=expires(state.shown),
+            certificate_warns=warns(state.shown),
             knows_next_certificate=self._mesh.introductions.known_by(state),
         )
         if quarantine := state.conduct.quarantine:

@@ -94,7 +94,7 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         """Ends the call of who may not ask this, and puts into the log who changes what."""
         operators = self._operators()
         try:
-            card = caller(context.auth_context(), [operator.card for operator in operators], called="operator")
+            card, _ = caller(context.auth_context(), [operator.card for operator in operators], called="operator")
         except CertificateRejected as error:
             log.warning("refused a caller that is no operator", reason=str(error), address=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, NOT_ADMITTED)

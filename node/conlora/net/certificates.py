@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from conlora.errors import CertificateRejected
-from conlora.net.expiry import day
+from conlora.net.expiry import day, warns_from
 
 VALID_DAYS = 10 * 365
 LAG_SECONDS = 3600.0  # by which partners' clocks may differ
@@ -186,6 +186,13 @@ def _extensions(node_id: str, lineage: bytes) -> list[x509.Extension[x509.Extens
 def expires(certificate: bytes) -> float:
     """The end of a PEM certificate's validity, seconds since the epoch."""
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
+def warns(certificate: bytes) -> float:
+    """From when on operators are warned of the end of a PEM certificate, seconds since the epoch."""
+    return warns_from(
+        x509.load_pem_x509_certificate(certificate).not_valid_before_utc.timestamp(), expires(certificate)
+    )
 
 
 def check_validity(certificate: x509.Certificate, now: float) -> None:

@@ -4,16 +4,19 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import grpc
 from cryptography import x509
 
 from conlora.errors import CertificateRejected
-from conlora.net.certificates import load_certificate, node_id_of, of_a_stranger, tls_name
+from conlora.net.authorities import Authorities, Chain, load_chain, to_pem
+from conlora.net.certificates import load_certificate, node_id_of, of_a_stranger, public_bytes, tls_name
 from conlora.net.identity import Identity, Peer
 from conlora.net.wire import MAX_FRAME_BYTES
 
 LOOK_SECONDS = 5.0
+LOOK_BYTES = 65536
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
@@ -28,18 +31,25 @@ SERVICE_OPTIONS = [
 
 
 def accepting_credentials(
-    identity: Callable[[], Identity], peers: Callable[[], Iterable[Peer]]
+    identity: Callable[[], Identity],
+    peers: Callable[[], Iterable[Peer]],
+    authorities: Callable[[], Authorities | None] = lambda: None,
 ) -> grpc.ServerCredentials:
-    """Admits exactly the certificates of configured peers. Both are asked for each caller, in any thread."""
+    """Admits exactly the certificates of configured peers, or all that authorities have issued, of which `caller` has to choose.
+
+    All are asked for each caller, in any thread.
+    """
     shown: Identity
     known: bytes
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(shown.key, shown.certificate)], known)
+        return grpc.ssl_server_certificate_configuration([(shown.key, shown.shown)], known)
 
     def now() -> tuple[Identity, bytes]:
         moment = time.time()
         mine = identity().at(moment)
+        if trusted := authorities():
+            return mine, trusted.pem
         roots = b"".join(certificate for peer in peers() for certificate in peer.accepted(moment))
         # TLS needs somebody to trust. This node's own certificate admits nobody: a node is no peer of itself.
         return mine, roots or mine.certificate
@@ -55,18 +65,42 @@ def accepting_credentials(
     return grpc.dynamic_ssl_server_credentials(configuration(), newer, True)  # type: ignore[arg-type]  # None is allowed
 
 
-def dialling_credentials(identity: Identity, peer: Peer) -> tuple[grpc.ChannelCredentials, list[tuple[str, object]]]:
-    """Trusts exactly the certificates of that peer, under the name derived from its id; and the channel's options."""
+def dialling_credentials(
+    identity: Identity, peer: Peer, chain: Chain | None = None
+) -> tuple[grpc.ChannelCredentials, list[tuple[str, object]]]:
+    """Trusts exactly the certificates of that peer, under the name derived from its id; and the channel's options.
+
+    chain: from `expected`; then nothing but that very certificate is trusted, and nobody's where it is empty.
+    """
     now = time.time()
-    mine, roots = identity.at(now), b"".join(peer.accepted(now))
-    credentials = grpc.ssl_channel_credentials(roots, mine.key, mine.certificate)
+    mine = identity.at(now)
+    roots = b"".join(peer.accepted(now)) if chain is None else to_pem(chain[:1]) or mine.certificate
+    credentials = grpc.ssl_channel_credentials(roots, mine.key, mine.shown)
     return credentials, [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls_name(peer.node_id))]
 
 
-def caller(auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer], called: str = "configured peer") -> Peer:
-    """The peer that has dialled us. called: what one is to who reads the refusal.
+async def expected(peer: Peer, authorities: Authorities) -> Chain:
+    """What the peer's address shows now, once it was found good; empty where nobody answers.
 
-    Raises CertificateRejected with reason `tls`, `format`, `stranger` or `replaced`.
+    TLS alone would take what an authority has issued for another key under the peer's name. So it is looked at first, in a
+    connection of its own, and then the very same certificate is the only one that is trusted. Raises CertificateRejected.
+    """
+    shown = await presented(peer)
+    if shown is None:
+        return ()
+    authorities.admit(chain := load_chain(shown), peer, time.time())
+    return chain
+
+
+def caller(
+    auth_context: Mapping[str, Iterable[bytes]],
+    peers: Iterable[Peer],
+    authorities: Authorities | None = None,
+    called: str = "configured peer",
+) -> tuple[Peer, Chain]:
+    """The peer that has dialled us, and what it shows, where authorities decide. called: what one is to who reads the refusal.
+
+    Raises CertificateRejected with reason `tls`, `format`, `stranger` or `replaced`, and as `Authorities.admit` does.
     """
     versions = b", ".join(auth_context.get("ssl_tls_version", ())).decode()
     certificates = list(auth_context.get("x509_pem_cert", ()))
@@ -77,21 +111,46 @@ def caller(auth_context: Mapping[str, Iterable[bytes]], peers: Iterable[Peer], c
     with of_a_stranger():
         certificate = load_certificate(certificates[0])
         node_id = node_id_of(certificate)
+    if authorities:
+        return _certified(certificate, auth_context, list(peers), authorities, called)
     peer = next((peer for peer in peers if peer.node_id == node_id), None)
     if peer is None:
-        raise CertificateRejected("stranger", f"{node_id} is no {called}")
+        raise _stranger(node_id, called)
     # TLS lets in what a trusted key has signed, too.
     if certificate not in map(x509.load_pem_x509_certificate, peer.accepted(time.time())):
         raise CertificateRejected(
             "replaced", f"the certificate is {peer.name}'s, but none that {peer.name} may show now"
         )
-    return peer
+    return peer, ()
+
+
+def _certified(
+    certificate: x509.Certificate,
+    auth_context: Mapping[str, Iterable[bytes]],
+    peers: list[Peer],
+    authorities: Authorities,
+    called: str,
+) -> tuple[Peer, Chain]:
+    """By its key alone: what else a certificate says of a node is the authority's word."""
+    key = public_bytes(certificate.public_key())
+    peer = next((peer for peer in peers if peer.holds(key)), None)
+    if peer is None:
+        raise _stranger(node_id_of(certificate), called)
+    shown = (*auth_context["x509_pem_cert"], *auth_context.get("x509_pem_cert_chain", ()))
+    chain = tuple(dict.fromkeys(load_chain(b"".join(shown))))
+    authorities.admit(chain, peer, time.time())
+    return peer, chain
+
+
+def _stranger(node_id: str, called: str) -> CertificateRejected:
+    return CertificateRejected("stranger", f"{node_id} is no {called}")
 
 
 async def presented(peer: Peer) -> bytes | None:
-    """The certificate (PEM) that is shown at the peer's address, whosever it is; None where nobody answers.
+    """What is shown at the peer's address (PEM, its own certificate first), whosever it is; None where nobody answers.
 
-    The handshake proves that who answers has its key. Nothing is sent but our hello.
+    The handshake proves that who answers has its key. It is broken off before this side would have to show a certificate, so that
+    there is nothing in the other's log.
     """
     assert peer.address is not None
     host, _, port = peer.address.rpartition(":")
@@ -99,13 +158,34 @@ async def presented(peer: Peer) -> bytes | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    connection = context.wrap_bio(heard, said, server_hostname=tls_name(peer.node_id))
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            _, writer = await asyncio.open_connection(
-                host.strip("[]"), int(port), ssl=context, server_hostname=tls_name(peer.node_id)
-            )
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            try:
+                while not _shaken(connection):
+                    writer.write(said.read())
+                    if not heard.write(await reader.read(LOOK_BYTES)):
+                        return None  # it has hung up
+            finally:
+                writer.transport.abort()
     except (OSError, TimeoutError):  # ssl.SSLError is an OSError
         return None
-    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.transport.abort()
-    return ssl.DER_cert_to_PEM_cert(shown).encode() if shown else None
+    return "".join(_chain_of(connection)).encode() or None
+
+
+def _shaken(connection: ssl.SSLObject) -> bool:
+    """Whether the other side has said all that it has to."""
+    try:
+        connection.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
+def _chain_of(connection: Any) -> list[str]:
+    """In PEM. Python has this in public from 3.13 on."""
+    if hasattr(connection, "get_unverified_chain"):
+        return [ssl.DER_cert_to_PEM_cert(each) for each in connection.get_unverified_chain() or ()]
+    return [each.public_bytes() for each in connection._sslobj.get_unverified_chain() or ()]

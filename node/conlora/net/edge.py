@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from conlora.core.conduct import Conduct
+from conlora.net.authorities import Chain, to_pem
 from conlora.net.identity import Peer
 from conlora.net.link import Link
 from conlora.net.reception import Counts
@@ -23,7 +24,8 @@ class PeerState:
     left: bool = False  # it has said so
     last_error: str = ""
     retry_at: float = 0.0  # monotonic; 0: not waiting
-    kept: bytes = b""  # see `introductions.Acquaintance`
+    kept: frozenset[bytes] = frozenset()  # see `introductions.Acquaintance`
+    chain: Chain = ()  # likewise
     past: Counts = field(default_factory=Counts)  # of links that have ended
     conduct: Conduct = field(default_factory=Conduct)
     turnstile: Turnstile = field(default_factory=Turnstile)
@@ -32,6 +34,11 @@ class PeerState:
     def counts(self) -> Counts:
         """Over all links of this edge, the present one included."""
         return self.past + self.link.counts if self.link else self.past
+
+    @property
+    def shown(self) -> bytes:
+        """The certificate (PEM) that the peer shows, or will show, as far as is known."""
+        return to_pem(self.chain[:1]) or self.peer.newest
 
     @property
     def word(self) -> str:

@@ -10,8 +10,16 @@ def day(moment: float) -> str:
     return f"{datetime.datetime.fromtimestamp(moment, datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def warning(end: float | None, now: float) -> str:
-    """What to say of a certificate that ends soon, or has ended; nothing for others. Both in seconds since the epoch."""
-    if end is None or end - now >= WARNING_SECONDS:
+def warns_from(start: float, end: float) -> float:
+    """When a certificate's end is near: for the last third of its life, and for no more than the last month."""
+    return end - min(WARNING_SECONDS, (end - start) / 3)
+
+
+def warning(end: float | None, now: float, since: float | None = None) -> str:
+    """What to say of a certificate that ends soon, or has ended; nothing for others. All in seconds since the epoch.
+
+    since: see `warns_from`; where it is not known, a month before the end.
+    """
+    if end is None or now <= (end - WARNING_SECONDS if since is None else since):
         return ""
     return f"{'expires' if end > now else 'has expired'} on {day(end)}"

@@ -24,13 +24,13 @@ LONGEST_LINE = 8192
 LAST_SECONDS = 1.0
 _GRPC = re.compile(r"[IWEF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] ")
 _FAILED = re.compile(r"Handshake failed with error (.*)")
-STRANGER = "the certificate is that of no configured peer or operator, or one that a peer has replaced"
+UNKNOWN = "the certificate is that of no configured peer or operator, one that a peer has replaced, or none that ca_file covers"
 REASONS = {
     "certificate has expired": "a configured peer's certificate has expired; `conlora cert` tells whose",
     "certificate is not yet valid": "a configured peer's certificate is not valid yet; compare the clocks",
-    "self signed certificate": STRANGER,
-    "self-signed certificate": STRANGER,
-    "unable to get local issuer certificate": STRANGER,
+    "self signed certificate": UNKNOWN,
+    "self-signed certificate": UNKNOWN,
+    "unable to get local issuer certificate": UNKNOWN,
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
     "HTTP_REQUEST": "it does not speak TLS",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",

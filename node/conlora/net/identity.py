@@ -24,6 +24,7 @@ from conlora.net.certificates import (
     load_certificate,
     node_id_of,
     of_a_stranger,
+    public_bytes,
     self_signed,
     takes_over_at,
 )
@@ -42,6 +43,17 @@ class Identity:
     node_id: str
     lineage: bytes = b""  # the handovers that lead to this key
     next: "Identity | None" = None
+    issued: bytes = b""  # by an authority for this key, PEM, with authorities in between; see net/issued.py
+
+    @property
+    def shown(self) -> bytes:
+        """What this node shows to peers, PEM: its own certificate first."""
+        return self.issued or self.certificate
+
+    @property
+    def self_signed(self) -> "Identity":
+        """Without what was issued: as cards have it, which operators go by."""
+        return replace(self, issued=b"", next=self.next and self.next.self_signed)
 
     @property
     def takes_over_at(self) -> float:
@@ -107,6 +119,11 @@ class Peer:
         *older, newest = self._chain
         valid = [now < in_use_until(each, newest) + LAG_SECONDS for each in older]
         return list(compress(self._pems, [*valid, True]))
+
+    def holds(self, key: bytes, now: float | None = None) -> bool:
+        """Whether a public key (DER) is one that the peer may use now; without a moment, one that it has ever had."""
+        pems = self._pems if now is None else self.accepted(now)
+        return any(key == public_bytes(x509.load_pem_x509_certificate(pem).public_key()) for pem in pems)
 
     @property
     def _pems(self) -> tuple[bytes, ...]:

@@ -10,10 +10,11 @@ import structlog
 
 from conlora.core.conduct import Quarantine
 from conlora.core.federation import FederationSettings
-from conlora.errors import CertificateRejected, PeerError, Refused, SettingsMismatch
+from conlora.errors import PeerError, Refused, SettingsMismatch
 from conlora.net import wire
+from conlora.net.authorities import Authorities, Chain
 from conlora.net.conversation import LinkClosed
-from conlora.net.credentials import accepting_credentials, caller
+from conlora.net.credentials import accepting_credentials
 from conlora.net.dialling import Dialler
 from conlora.net.edge import PeerState
 from conlora.net.identity import Identity, Peer
@@ -59,16 +60,17 @@ class Mesh:
         depth: int,
         quarantines: MutableMapping[str, Quarantine] | None = None,
         keep: Callable[[Peer], None] = lambda peer: None,
+        authorities: Authorities | None = None,
     ) -> None:
         """depth: snapshots that may wait for a link, 1 in async mode and 2 in lockstep. quarantines: see `Warden`.
 
-        keep: see `Introductions`.
+        keep, authorities: see `Introductions`.
         """
         self._warden = Warden({} if quarantines is None else quarantines)
         # Replaced when peers change, and never changed itself: TLS reads it in other threads.
         self.states = {peer.node_id: PeerState(peer, conduct=self._warden.conduct(peer)) for peer in peers}
         self._name = name
-        self.introductions = Introductions(identity, keep)
+        self.introductions = Introductions(identity, keep, authorities)
         self._node = node
         self._depth = depth
         self._instance = os.urandom(8)
@@ -85,7 +87,7 @@ class Mesh:
         if self._service:
             return
         credentials = accepting_credentials(
-            lambda: self.introductions.identity, lambda: [state.peer for state in self.states.values()]
+            lambda: self.introductions.identity, lambda: self._peers, lambda: self.introductions.authorities
         )
         self._service = await open_port(address, credentials, self.accept)
 
@@ -149,6 +151,10 @@ class Mesh:
                 state.link.offer(snapshot)
 
     @property
+    def _peers(self) -> list[Peer]:
+        return [state.peer for state in self.states.values()]
+
+    @property
     def away(self) -> bool:
         """Whether this node has left."""
         return self._away
@@ -195,13 +201,12 @@ class Mesh:
 
     async def accept(self, context: ServicerContext) -> None:
         """A configured peer, or somebody else, has dialled."""
-        states = self.states
-        try:
-            state = states[caller(context.auth_context(), [each.peer for each in states.values()]).node_id]
-        except CertificateRejected as error:
-            log.warning("refused a caller that is no configured peer", reason=str(error), address=context.peer())
+        known = self.introductions.caller(context.auth_context(), context.peer(), self._peers)
+        if known is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
             return
+        peer, chain = known
+        state = self.states[peer.node_id]
         if state.conduct.quarantine:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, wire.QUARANTINED)
         if self._parting:
@@ -210,33 +215,35 @@ class Mesh:
             if not admitted:
                 state.conduct.fail("calls")
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "too many calls")
-            await self._answer(state, context)
+            await self._answer(state, context, chain)
 
-    async def _answer(self, state: PeerState, context: ServicerContext) -> None:
+    async def _answer(self, state: PeerState, context: ServicerContext, chain: Chain) -> None:
         try:
             async with asyncio.timeout(wire.HANDSHAKE_SECONDS / 2):
                 await self._ready.wait()
         except TimeoutError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "still loading the model")
-        await self._converse(state, AcceptedStream(state.peer.name, context), dialled=False)
+        await self._converse(state, AcceptedStream(state.peer.name, context), chain, dialled=False)
 
     async def _dial(self, state: PeerState) -> None:
         try:
             self.introductions.check_own()
+            chain = await self.introductions.expected(state.peer)
         except PeerError as error:
             state.note(str(error), refused=True)
             return
-        async with dialled_stream(self.introductions.identity, state.peer) as stream:
-            await self._converse(state, stream, dialled=True)
+        async with dialled_stream(self.introductions.identity, state.peer, chain) as stream:
+            await self._converse(state, stream, chain or (), dialled=True)
 
-    async def _converse(self, state: PeerState, stream: FrameStream, dialled: bool) -> None:
-        """One link from Hello to its end; whatever ended it is kept for the operator."""
+    async def _converse(self, state: PeerState, stream: FrameStream, chain: Chain, dialled: bool) -> None:
+        """One link from Hello to its end; whatever ended it is kept for the operator. chain: what the peer shows."""
         assert self._settings is not None  # _ready is set by then
         link = Link(state.peer, stream, dialled=dialled, depth=self._depth, conduct=state.conduct)
         link.on_certificate = lambda frame: self.introductions.heard(state, frame)
         try:
             if await link.shake_hands(self._name, self._instance, self._settings):
                 return
+            state.chain = chain
             try:
                 await self._admit(state, link)
                 await link.run(self._node)

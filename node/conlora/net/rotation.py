@@ -4,8 +4,6 @@ Each file is written whole and renamed, and each step can be broken off: the nex
 takeover that was broken off between its two files is finished at the next occasion.
 """
 
-import contextlib
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from conlora.errors import CertificateRejected, ConfigError, Refused, StateError
-from conlora.files import replace_file, sync_directory
+from conlora.files import give_to_owner, replace_file, sync_directory
 from conlora.net.certificates import (
     HANDOVER_BYTES,
     MOST_HANDOVERS,
@@ -69,9 +67,9 @@ def rotate(directory: Path, overlap_seconds: float) -> Identity:
         take_over(directory)  # what an earlier rotation may have left
         (directory / NEXT_KEY_FILE).unlink(missing_ok=True)  # of one that was broken off before there was a certificate
         write_private(directory / NEXT_KEY_FILE, private_bytes(following))
-        _give_to_owner(directory / NEXT_KEY_FILE, directory / KEY_FILE)
+        give_to_owner(directory / NEXT_KEY_FILE, directory / KEY_FILE)
         replace_file(directory / NEXT_CERTIFICATE_FILE, certificate.public_bytes(serialization.Encoding.PEM))
-        _give_to_owner(directory / NEXT_CERTIFICATE_FILE, directory / CERTIFICATE_FILE)
+        give_to_owner(directory / NEXT_CERTIFICATE_FILE, directory / CERTIFICATE_FILE)
     except OSError as error:
         raise ConfigError(
             f"{directory}: the next certificate can't be written ({error}); run this as the user whom the directory belongs to"
@@ -149,9 +147,3 @@ class Announced:
 
     def _path(self, peer: Peer) -> Path:
         return self._directory / f"{tls_name(peer.node_id)}.pem"
-
-
-def _give_to_owner(path: Path, model: Path) -> None:
-    """Where root rotates, the daemon's user has to be able to read what it made."""
-    with contextlib.suppress(PermissionError):
-        os.chown(path, model.stat().st_uid, model.stat().st_gid)

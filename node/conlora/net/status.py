@@ -32,6 +32,7 @@ class PeerStatus:
     quarantine: str | None = None
     quarantined_seconds: float | None = None
     certificate_expires: float | None = None
+    certificate_warns: float | None = None
     knows_next_certificate: bool = False
 
 
@@ -60,6 +61,7 @@ class NodeStatus:
     peers: list[PeerStatus] = field(default_factory=list)
     evaluation: dict[str, float] = field(default_factory=dict)
     certificate_expires: float | None = None
+    certificate_warns: float | None = None
     next_certificate_at: float | None = None
     troubles: list[str] = field(default_factory=list)
     checkpoint_round: int | None = None

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from conlora.errors import PeerError, ProtocolError, Unavailable
 from conlora.net import wire
+from conlora.net.authorities import Chain
 from conlora.net.conversation import LinkClosed
 from conlora.net.credentials import SERVICE_OPTIONS, dialling_credentials
 from conlora.net.identity import Identity, Peer
@@ -114,9 +115,12 @@ async def open_port(
 
 
 @contextlib.asynccontextmanager
-async def dialled_stream(identity: Identity, peer: Peer) -> AsyncIterator[FrameStream]:
-    """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it."""
-    credentials, options = dialling_credentials(identity, peer)
+async def dialled_stream(identity: Identity, peer: Peer, chain: Chain | None = None) -> AsyncIterator[FrameStream]:
+    """`async with dialled_stream(identity, peer) as stream`: a channel to one peer with one Link call on it.
+
+    chain: see `dialling_credentials`.
+    """
+    credentials, options = dialling_credentials(identity, peer, chain)
     assert peer.address is not None
     channel: Any = grpc.aio.secure_channel(peer.address, credentials, options=[*options, *DIALLING_LIMITS])
     try:

@@ -33,10 +33,11 @@ FRAMES_AT_ONCE, FRAMES_PER_SECOND = (
     2048,
 )  # a link is read no faster: 2 GiB/s of chunks, or 500 snapshots of the smallest
 GOODBYE_SECONDS = 2.0
-# On one link. A node that is not understood says it again once a day.
-CERTIFICATE_FRAMES_AT_ONCE, CERTIFICATE_FRAMES_PER_SECOND = 64, 1 / 3600
+# On one link. A node that is not understood says it again once a day; authorities may issue certificates for hours.
+CERTIFICATE_FRAMES_AT_ONCE, CERTIFICATE_FRAMES_PER_SECOND = 64, 1 / 300
 LARGEST_CERTIFICATE = 16 * 1024  # bytes of PEM; one with the longest lineage has 8 kB
 LEAVING = "the node stops"  # what a good-bye says, and what a dialler hears
+OUTDATED = "the certificate behind this link counts no more"  # what a good-bye says, at both ends
 PARTING = "its operator has removed this node"  # what a good-bye says
 LEFT = "the node has left"  # what a dialler hears
 HAS_LEFT = "has left; the link comes up again when it comes back"  # what the operator reads after its name

@@ -11,7 +11,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "node_id", "version", "federation", "rule", "mode", "state", "message", "round", "rounds", "step", "loss", "accuracy", "trainer_restarts", "pid", "trainer_pid", "uptime_seconds", "peers", "consensus", "evaluation", "certificate_expires", "next_certificate_at", "troubles", "checkpoint_round", "checkpoint_written")
+    __slots__ = ("name", "node_id", "version", "federation", "rule", "mode", "state", "message", "round", "rounds", "step", "loss", "accuracy", "trainer_restarts", "pid", "trainer_pid", "uptime_seconds", "peers", "consensus", "evaluation", "certificate_expires", "certificate_warns", "next_certificate_at", "troubles", "checkpoint_round", "checkpoint_written")
     class EvaluationEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class StatusReply(_message.Message):
     CONSENSUS_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_WARNS_FIELD_NUMBER: _ClassVar[int]
     NEXT_CERTIFICATE_AT_FIELD_NUMBER: _ClassVar[int]
     TROUBLES_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -65,14 +66,15 @@ class StatusReply(_message.Message):
     consensus: float
     evaluation: _containers.ScalarMap[str, float]
     certificate_expires: float
+    certificate_warns: float
     next_certificate_at: float
     troubles: _containers.RepeatedScalarFieldContainer[str]
     checkpoint_round: int
     checkpoint_written: float
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., certificate_expires: _Optional[float] = ..., next_certificate_at: _Optional[float] = ..., troubles: _Optional[_Iterable[str]] = ..., checkpoint_round: _Optional[int] = ..., checkpoint_written: _Optional[float] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., rule: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., trainer_restarts: _Optional[int] = ..., pid: _Optional[int] = ..., trainer_pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consensus: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., certificate_expires: _Optional[float] = ..., certificate_warns: _Optional[float] = ..., next_certificate_at: _Optional[float] = ..., troubles: _Optional[_Iterable[str]] = ..., checkpoint_round: _Optional[int] = ..., checkpoint_written: _Optional[float] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
-    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent", "encoding", "delivery_seconds", "refused", "quarantine", "quarantined_seconds", "certificate_expires", "knows_next_certificate")
+    __slots__ = ("name", "node_id", "address", "link", "last_error", "retry_in_seconds", "snapshot_round", "snapshot_age_seconds", "weight", "edge_error", "bytes_sent", "bytes_received", "snapshots_rejected", "sketches_rejected", "sketch_bytes_sent", "encoding", "delivery_seconds", "refused", "quarantine", "quarantined_seconds", "certificate_expires", "certificate_warns", "knows_next_certificate")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +103,7 @@ class PeerStatus(_message.Message):
     QUARANTINE_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_WARNS_FIELD_NUMBER: _ClassVar[int]
     KNOWS_NEXT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
@@ -123,8 +126,9 @@ class PeerStatus(_message.Message):
     quarantine: str
     quarantined_seconds: float
     certificate_expires: float
+    certificate_warns: float
     knows_next_certificate: bool
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ..., sketches_rejected: _Optional[int] = ..., sketch_bytes_sent: _Optional[int] = ..., encoding: _Optional[str] = ..., delivery_seconds: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., quarantine: _Optional[str] = ..., quarantined_seconds: _Optional[float] = ..., certificate_expires: _Optional[float] = ..., knows_next_certificate: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., link: _Optional[str] = ..., last_error: _Optional[str] = ..., retry_in_seconds: _Optional[float] = ..., snapshot_round: _Optional[int] = ..., snapshot_age_seconds: _Optional[float] = ..., weight: _Optional[float] = ..., edge_error: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., snapshots_rejected: _Optional[int] = ..., sketches_rejected: _Optional[int] = ..., sketch_bytes_sent: _Optional[int] = ..., encoding: _Optional[str] = ..., delivery_seconds: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., quarantine: _Optional[str] = ..., quarantined_seconds: _Optional[float] = ..., certificate_expires: _Optional[float] = ..., certificate_warns: _Optional[float] = ..., knows_next_certificate: _Optional[bool] = ...) -> None: ...
 
 class ConsensusRequest(_message.Message):
     __slots__ = ()
