@@ -1,6 +1,7 @@
 """A real daemon with an admin port: who is let in where, with the commands that operators type."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,14 @@ def test_a_reload_refuses_what_is_wrong_with_operators(node: Daemon) -> None:
     assert code == 5
     assert "nothing was reloaded: admin_listen can't change while the node runs" in said
     assert alice.says("status")[0] == 0
+
+
+def test_a_port_that_is_taken_ends_the_node(node: Daemon) -> None:
+    host, port = str(node.config["admin_listen"]).split(":")
+    with socket.socket() as other:
+        other.bind((host, int(port)))
+        other.listen()
+        node.start("--paused")
+        assert node.exit_code() == 2
+    assert f"conlora: admin_listen: {host}:{port} can't be used; it may be taken" in node.log.read_text()
+    assert not Path(node.config["admin_socket"]).exists()
