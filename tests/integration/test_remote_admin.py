@@ -1,6 +1,7 @@
 """A real daemon with an admin port: who is let in where, with the commands that operators type."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,14 @@ def test_operators_go_by_the_card_though_an_authority_decides_on_peers(node: Dae
     node.start("--paused")
     node.wait_for(lambda s: s.state == "paused", "the model is loaded")
     assert alice.says("status")[0] == 0
+
+
+def test_a_port_that_is_taken_ends_the_node(node: Daemon) -> None:
+    host, port = str(node.config["admin_listen"]).split(":")
+    with socket.socket() as other:
+        other.bind((host, int(port)))
+        other.listen()
+        node.start("--paused")
+        assert node.exit_code() == 9
+    assert f"conlora: admin_listen: {host}:{port} can't be used; it may be taken" in node.log.read_text()
+    assert not Path(node.config["admin_socket"]).exists()

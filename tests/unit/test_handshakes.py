@@ -75,7 +75,7 @@ def test_standard_error_is_passed_on_but_for_grpcs_lines() -> None:
     for part in ("up", "from C\n", "unfinished", "from Python\n", "ValueError: boom", "after\n", "at the end\n"):
         assert part in done.stderr
     assert "TLS has refused a connection" in done.stderr
-    assert "a configured peer's certificate has expired; `conlora cert` tells whose" in done.stderr
+    assert "the certificate of a configured peer or operator has expired; `conlora cert` tells of peers" in done.stderr
     assert "?[31mwhat a caller said\n" in done.stderr, "no escape sequences in our log"
     assert "suitable for production" not in done.stderr
     assert "ssl_transport_security" not in done.stderr

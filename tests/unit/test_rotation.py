@@ -116,7 +116,7 @@ def test_a_directory_that_can_not_be_written(tmp_path: Path, mercy: Identity, mo
     monkeypatch.setattr("conlora.net.rotation.write_private", read_only)
     with pytest.raises(
         ConfigError,
-        match=r"the next certificate can't be written \(.*\); run this as the user whom the directory belongs to$",
+        match=r"/mercy: the next certificate can't be written \(.*\); run this as the user whom the directory belongs to$",
     ):
         rotate(tmp_path / "mercy", DAY)
     assert load_identity(tmp_path / "mercy") == mercy

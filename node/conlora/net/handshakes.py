@@ -26,8 +26,8 @@ _GRPC = re.compile(r"[IWEF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] ")
 _FAILED = re.compile(r"Handshake failed with error (.*)")
 UNKNOWN = "the certificate is that of no configured peer or operator, one that a peer has replaced, or none that ca_file covers"
 REASONS = {
-    "certificate has expired": "a configured peer's certificate has expired; `conlora cert` tells whose",
-    "certificate is not yet valid": "a configured peer's certificate is not valid yet; compare the clocks",
+    "certificate has expired": "the certificate of a configured peer or operator has expired; `conlora cert` tells of peers",
+    "certificate is not yet valid": "the certificate of a configured peer or operator is not valid yet; compare the clocks",
     "self signed certificate": UNKNOWN,
     "self-signed certificate": UNKNOWN,
     "unable to get local issuer certificate": UNKNOWN,
