@@ -68,7 +68,7 @@ def test_the_reason_of_a_refusal_in_tls_is_in_the_log_of_who_refuses(daemons: Da
 
 def test_a_certificate_that_soon_expires_is_shown(daemons: Daemons) -> None:
     a = daemons.make("a", ENDLESS)
-    (a.directory / "identity" / "node.crt").write_bytes(shifted(a.identity, -1, 20).certificate)
+    (a.directory / "identity" / "node.crt").write_bytes(shifted(a.identity, -100, 20).certificate)
     a.start()
     a.wait_for(lambda s: s.round >= 1, "a trains")
     shown = conlora("status", "-c", a.config_path).stdout
