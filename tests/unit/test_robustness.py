@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from conlora.core import mixing, robustness
 from conlora.core.mixing import metropolis_weight, mix
-from conlora.core.robustness import Clipping, Received, TrimmedMean, Trust
+from conlora.core.robustness import Clipping, Received, TrimmedMean, Trust, adapted
 from conlora.core.schema import Vector
 
 SIZE = 50
@@ -83,16 +83,29 @@ def test_clipping_at_both_ends_alike_keeps_the_mean_of_all_nodes(n: int, seed: i
 def test_an_adaptive_radius_leaves_out_the_farthest_and_is_told_for_the_next_round() -> None:
     own = np.zeros(SIZE, np.float32)
     others = [np.full(SIZE, far / math.sqrt(SIZE), np.float32) for far in (1, 2, 3, 400)]
+    radius = math.sqrt(1 + 4 + 9)  # of three, for all weigh the same
     screen = Clipping(attackers=1)
     assert screen.radius is None
     weights = screen(own, received(np.stack(others))).weights
-    np.testing.assert_allclose(weights, [0.2, 0.2, 0.2, 0.2 * 3 / 400], rtol=1e-5)
-    assert screen.radius == pytest.approx(3)
+    np.testing.assert_allclose(weights, [0.2, 0.2, 0.2, 0.2 * radius / 400], rtol=1e-5)
+    assert screen.radius == pytest.approx(radius)
     weights = screen(own, received(np.stack(others[::-1]) * 0.1)).weights
-    np.testing.assert_allclose(weights, [0.2 * 3 / 40, 0.2, 0.2, 0.2], rtol=1e-5)
-    assert screen.radius == pytest.approx(0.3)
+    np.testing.assert_allclose(weights, [0.2 * radius / 40, 0.2, 0.2, 0.2], rtol=1e-5)
+    assert screen.radius == pytest.approx(0.1 * radius)
     assert screen(own, []).neighbours == []
-    assert screen.radius == pytest.approx(0.3)
+    assert screen.radius == pytest.approx(0.1 * radius)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1), st.floats(0.1, 100)), min_size=1, max_size=7), st.integers(1, 3))
+def test_the_adaptive_radius_is_its_formula(neighbours: list[tuple[float, float]], attackers: int) -> None:
+    weights, distances = zip(*neighbours, strict=True)
+    found = adapted(weights, distances, attackers)
+    left = sorted(neighbours, key=lambda pair: (pair[1], pair[0]))
+    out = [left.pop() for _ in range(min(attackers, len(left)))]
+    if left:
+        assert found**2 * sum(w for w, _ in out) == pytest.approx(sum(w * d * d for w, d in left))
+    else:
+        assert found == min(distances)
 
 
 def test_the_smaller_radius_of_an_edge_counts_and_none_is_no_contact() -> None:

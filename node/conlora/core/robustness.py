@@ -62,9 +62,7 @@ class Clipping:
     """
 
     def __init__(self, attackers: int, radius: float | None = None) -> None:
-        """attackers: neighbours of a node that may lie. radius: None adapts it to what the neighbours sent last: the largest
-        distance once the `attackers` farthest are left out, so that as many vectors as may be lies are clipped.
-        """
+        """attackers: neighbours of a node that may lie. radius: None adapts it to what neighbours sent last, see `adapted`."""
         self.radius = radius
         self._attackers = attackers
         self._fixed = radius is not None
@@ -72,7 +70,7 @@ class Clipping:
     def __call__(self, own: Vector, neighbours: Sequence[Received]) -> Screened:
         """See `Screen`."""
         distances = [distance(own, other.vector) for other in neighbours]
-        told, self.radius = self.radius, self._next_radius(distances)
+        told, self.radius = self.radius, self._next_radius(neighbours, distances)
         if told is None:  # before the first mix
             told = self.radius
         weights = []
@@ -82,10 +80,23 @@ class Clipping:
         pairs = zip(weights, (other.vector for other in neighbours), strict=True)
         return Screened([(weight, vector) for weight, vector in pairs if weight > 0], weights)
 
-    def _next_radius(self, distances: list[float]) -> float | None:
+    def _next_radius(self, neighbours: Sequence[Received], distances: list[float]) -> float | None:
         if self._fixed or not distances:
             return self.radius
-        return sorted(distances)[max(0, len(distances) - 1 - self._attackers)]
+        return adapted([other.weight for other in neighbours], distances, self._attackers)
+
+
+def adapted(weights: Sequence[float], distances: Sequence[float], attackers: int) -> float:
+    """`sqrt(sum_j w_j d_j^2 / w)` over the neighbours j that are left once the `attackers` farthest, of weight w, are out.
+
+    The radius of He et al.'s bound, which has the honest neighbours in the sum: a larger one lets in more of a lie than it
+    spares of honest vectors, a smaller one the other way round. The distance to the nearest where nobody is left.
+    """
+    by_distance = sorted(zip(distances, weights, strict=True))
+    near, far = by_distance[:-attackers], by_distance[-attackers:]
+    if not near:
+        return by_distance[0][0]
+    return math.sqrt(sum(weight * distance**2 for distance, weight in near) / sum(weight for _, weight in far))
 
 
 class TrimmedMean:
