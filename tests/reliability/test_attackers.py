@@ -27,9 +27,9 @@ MOST_LOST = 0.015
 def test_one_liar_among_seven(tmp_path: Path, figures: Figures) -> None:
     """All is compared with what the honest nodes reach without a liar and without a defence, which is run first."""
     honest: float | None = None
-    for defence, mixing in DEFENCES.items():
-        for attack in (None, *ATTACKS):
-            accuracy = federation(tmp_path / f"{defence} {attack}".replace(" ", "-"), mixing, attack)
+    for i, (defence, mixing) in enumerate(DEFENCES.items()):
+        for j, attack in enumerate((None, *ATTACKS)):
+            accuracy = federation(tmp_path / f"{i}-{j}", mixing, attack)  # short: nodes make sockets there
             mean = statistics.fmean(accuracy)
             honest = mean if honest is None else honest
             figures.record(
