@@ -54,14 +54,13 @@ say "installed  /opt/conlora: $("$VENV/bin/conlora" --version)"
 mkdir -p "${LINK%/*}"
 ln -sfn /opt/conlora/bin/conlora "$LINK"
 
-for unit in conlora@ conlora-check@; do
+for unit in conlora@ conlora-check@ conlora-gpu; do # the last does nothing until a drop-in wants it
   put "$unit.service" "$UNITS/$unit.service"
 done
 put sysusers.d/conlora.conf /etc/sysusers.d/conlora.conf
 put tmpfiles.d/conlora.conf /etc/tmpfiles.d/conlora.conf
 [ ! -e "$DESTDIR$UNITS/conlora@.service.d/gpu.conf" ] || GPU=yes # from an earlier run
 if [ -n "$GPU" ]; then
-  put conlora-gpu.service "$UNITS/conlora-gpu.service"
   for unit in conlora@ conlora-check@; do
     put gpu.conf "$UNITS/$unit.service.d/gpu.conf"
   done

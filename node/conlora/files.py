@@ -1,8 +1,23 @@
-"""Files that outlive a power cut: one that is replaced is whole, the new one or the old, and stays where it was put."""
+"""Files that outlive a power cut: one that is replaced is whole, the new one or the old, and stays where it was put.
+
+And what to say where a disk does not take them.
+"""
 
 import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from conlora.errors import StateError
+
+REMEDIES = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space, or raise the quota",
+    errno.EROFS: "mend the disk and mount it for writing",
+    errno.EACCES: "make it writable for the node's user",
+    errno.EPERM: "make it writable for the node's user",
+}
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -32,3 +47,25 @@ def give_to_owner(path: Path, model: Path) -> None:
     """Where root has made a file, the daemon's user has to be able to read it. model: what belongs to that user."""
     with contextlib.suppress(PermissionError):
         os.chown(path, model.stat().st_uid, model.stat().st_gid)
+
+
+def unwritable(path: Path, what: str, error: OSError) -> StateError:
+    """The sentence for something that can't be written there, with the remedy that fits."""
+    remedy = REMEDIES.get(error.errno or 0, "mend the disk")
+    return StateError(f"{path}: {what} can't be written ({error}); {remedy}")
+
+
+@contextlib.contextmanager
+def filling(directory: Path) -> Iterator[None]:
+    """`with filling(directory): ...`: where its disk is full, or takes nothing any more, StateError says so."""
+    try:
+        yield
+    except OSError as error:
+        if not is_of_disk(error):
+            raise
+        raise unwritable(directory, "what is made there", error) from error
+
+
+def is_of_disk(error: BaseException | None) -> bool:
+    """Whether a disk has no room, or takes nothing any more."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -21,11 +21,12 @@ MOST_EXPOSED = 3.0
 UNIT = "/etc/systemd/system/conlora@.service"
 CHECK = "/etc/systemd/system/conlora-check@.service"
 GPU = "/etc/systemd/system/conlora@.service.d/gpu.conf"
-WITH_GPU = {GPU, f"{CHECK}.d/gpu.conf", "/etc/systemd/system/conlora-gpu.service"}
+WITH_GPU = {GPU, f"{CHECK}.d/gpu.conf"}
 PAGE = SYSTEMD.parents[1] / "docs/how-to/systemd.md"
 NODES = ("conlora@mercy.service", "conlora-check@mercy.service")
 INSTALLED = {
-    UNIT, CHECK, "/etc/sysusers.d/conlora.conf", "/etc/tmpfiles.d/conlora.conf", "/usr/local/bin/conlora",
+    UNIT, CHECK, "/etc/systemd/system/conlora-gpu.service", "/etc/sysusers.d/conlora.conf", "/etc/tmpfiles.d/conlora.conf",
+    "/usr/local/bin/conlora",
     "/opt/conlora/pyvenv.cfg", "/opt/conlora/pip.log", "/opt/conlora/bin/pip", "/opt/conlora/bin/conlora",
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The command line in this process; an identity and its card."""
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,3 +46,12 @@ def mercy(tmp_path: Path) -> Identity:
 def card(mercy: Identity) -> Peer:
     """As her partners have it."""
     return Peer("mercy", mercy.node_id, None, mercy.certificate)
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """What a test leaves to the garbage collector is gone before the next one, with its warnings: pandas does not close a CSV
+    file of which a stream has taken only the first row.
+    """
+    yield
+    gc.collect()

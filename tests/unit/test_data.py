@@ -1,17 +1,17 @@
 """Reading a node's rows: formats, what is kept as written, and sentences for what does not fit."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
+import datasets
 import pytest
 
 from conlora.config import DataSection, NodeConfig
 from conlora.errors import ConfigError, StateError
 from conlora.training.data import load_data
 from conlora.training.tasks import TextClassification
-
-# pandas leaves it to the garbage collector to close a CSV file of which a stream has taken only the first row.
-LEFT_OPEN = pytest.mark.filterwarnings("ignore:.*rows.csv:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
@@ -40,7 +40,26 @@ def test_csv_is_taken_as_written(task: TextClassification, tmp_path: Path) -> No
     assert sorted(len(row["input_ids"]) for row in rows) == [2, 3, 3, 3], "one empty text, three of one word"
 
 
-@LEFT_OPEN
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_under_the_cache_is_not_the_files_fault(
+    task: TextClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    def full(**_: object) -> None:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if wrapped:
+            raise datasets.exceptions.DatasetGenerationError("while generating") from error
+        raise error
+
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\nNA,true\n")
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    told = r"/cache: what is made there can't be written \(.*No space left on device\); free space on that disk$"
+    with pytest.raises(StateError, match=told):
+        load_data(section(path), task, tmp_path / "cache", seed=1)
+
+
+@pytest.mark.usefixtures("collected")
+@pytest.mark.filterwarnings("ignore:.*rows.csv:pytest.PytestUnraisableExceptionWarning")
 def test_csv_as_a_stream(task: TextClassification, tmp_path: Path) -> None:
     """Other columns may hold whatever they like, further down too."""
     path = tmp_path / "rows.csv"

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import datasets
+import httpx2
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from conlora.config import ModelSection
 from conlora.errors import ConfigError, ConLoRAError, StateError, TrainingFailed, Unavailable, error_of
+from conlora.training.outside import is_outside
 from conlora.training.sources import read_hub
 from conlora.training.tasks import loading
 
@@ -24,6 +28,17 @@ def hub_is_away() -> None:
 def hub_has_no_such_model() -> None:
     """As they do where it answers."""
     raise OSError("mercy/base is not a valid model identifier")
+
+
+@pytest.mark.parametrize(
+    ("status", "outside"), [(401, False), (403, False), (404, False), (408, True), (429, True), (503, True)]
+)
+def test_what_has_answered_for_good_is_there(status: int, outside: bool) -> None:
+    """A mirror that has no such thing, a proxy that forbids the host: as the client of hubs wraps it."""
+    answer = SimpleNamespace(status_code=status, headers={}, request=None)
+    error = LocalEntryNotFoundError("and nothing is cached")
+    error.__cause__ = HfHubHTTPError("no", response=cast(httpx2.Response, answer))
+    assert is_outside(error) is outside
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,6 @@ from conlora.errors import ConfigError
 from conlora.training.sources import read_file
 from conlora.training.tasks.text import _list
 
-# pandas leaves it to the garbage collector to close a CSV file of which a stream has taken only the first row.
-LEFT_OPEN = pytest.mark.filterwarnings("ignore:.*rows.csv:pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -39,7 +36,8 @@ def read(path: Path, streaming: bool = False) -> Any:
     return read_file(path, ["label"], ["image"], path.parent / "cache", streaming)
 
 
-@LEFT_OPEN
+@pytest.mark.usefixtures("collected")
+@pytest.mark.filterwarnings("ignore:.*rows.csv:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_images_by_their_paths(folder: Path, suffix: str, streaming: bool) -> None:
@@ -48,13 +46,22 @@ def test_images_by_their_paths(folder: Path, suffix: str, streaming: bool) -> No
     assert [row["label"] for row in rows] == ["x", "x"]
 
 
+def test_images_in_a_table_are_not_copied(folder: Path) -> None:
+    path = folder / "rows.parquet"
+    rows = [{"label": "x", "image": {"bytes": (folder / "10.png").read_bytes(), "path": None}}]
+    datasets.Dataset.from_list(rows).to_parquet(path)
+    assert read(path)[0]["image"].getpixel((0, 0))[0] == 10
+    assert not list((folder / "cache").rglob("cache-*.arrow"))
+
+
 def test_a_row_without_a_path_has_no_image(folder: Path) -> None:
     rows = read(write(folder / "rows.jsonl", ["10.png", None]))
     assert rows[1]["image"] is None
 
 
 @pytest.mark.parametrize(
-    ("images", "what"), [([1, 2], "int64"), ([["10.png"], ["200.png"]], "lists?"), ([None, None], "null")]
+    ("images", "what"),
+    [([1, 2], "int64"), ([["10.png"], ["200.png"]], "(list|lists or objects)"), ([None, None], "null")],
 )
 def test_a_column_that_holds_no_images(folder: Path, images: list[Any], what: str) -> None:
     path = write(folder / "rows.jsonl", images)

@@ -93,7 +93,8 @@ def adapted(weights: Sequence[float], distances: Sequence[float], attackers: int
     spares of honest vectors, a smaller one the other way round. The distance to the nearest where nobody is left.
     """
     by_distance = sorted(zip(distances, weights, strict=True))
-    near, far = by_distance[:-attackers], by_distance[-attackers:]
+    left = max(0, len(by_distance) - attackers)
+    near, far = by_distance[:left], by_distance[left:]
     if not near:
         return by_distance[0][0]
     return math.sqrt(sum(weight * distance**2 for distance, weight in near) / sum(weight for _, weight in far))

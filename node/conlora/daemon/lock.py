@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conlora.errors import StateError
-from conlora.store.disk import unwritable
+from conlora.files import unwritable
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from conlora.errors import StateError
-from conlora.files import sync_directory
-from conlora.store.disk import digest_and_sync, unwritable
+from conlora.files import sync_directory, unwritable
+from conlora.store.disk import digest_and_sync
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"round", "step", "schema", "base", "files", "digest"}

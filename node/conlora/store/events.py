@@ -17,7 +17,7 @@ from typing import Any
 from conlora.core.consensus import EdgeError
 from conlora.core.sketch import Estimate
 from conlora.errors import ConfigError
-from conlora.store.disk import unwritable
+from conlora.files import unwritable
 from conlora.store.history import EdgeRecord, History
 
 

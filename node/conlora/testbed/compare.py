@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from conlora.errors import ConfigError, StateError
-from conlora.store.disk import filling
+from conlora.files import filling
 from conlora.store.history import History
 from conlora.testbed.data import deal
 from conlora.testbed.federation import run_federation

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from conlora.core.topology import named_graph
 from conlora.errors import ConfigError, StateError
-from conlora.store.disk import filling
+from conlora.files import filling
 from conlora.testbed.data import Deal, deal
 from conlora.testbed.federation import Trained, run_federation
 from conlora.testbed.layout import NodeSetup, RunPlan, environment, lay_out

@@ -11,6 +11,7 @@ import torch
 
 from conlora.config import DataSection
 from conlora.errors import ConfigError, StateError
+from conlora.files import filling
 from conlora.training.sources import Rows, class_names, read_file, read_hub
 from conlora.training.tasks.base import Row, Task
 
@@ -29,9 +30,14 @@ def load_data(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
     """Reads the node's rows. Intermediate files stay in `cache`, inside the node's own state directory.
 
     seed: decides which rows are held out. Raises ConfigError that names file, row and column, Unavailable where a hub does not
-    answer, StateError where `cache` can't be made.
+    answer, StateError where `cache` can't be made or its disk is full.
     """
     _make_private(cache)
+    with filling(cache):
+        return _loaded(section, task, cache, seed)
+
+
+def _loaded(section: DataSection, task: Task, cache: Path, seed: int) -> Data:
     source = str(section.path or section.hub)
     rows = _read(section, section.path, section.split, task, cache)
     held_out = _held_out(section, task, cache)

@@ -8,6 +8,7 @@ import datasets
 
 from conlora.config import DATA_FORMATS
 from conlora.errors import ConfigError, Unavailable
+from conlora.files import is_of_disk
 from conlora.training.outside import is_outside
 
 Table: TypeAlias = datasets.Dataset
@@ -49,6 +50,8 @@ def _load(source: str, options: dict[str, Any]) -> Rows:
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError, ConnectionError) as error:
         outside = is_outside(error)
         cause = error if outside else error.__cause__ or error
+        if is_of_disk(cause):
+            raise cause from None  # of the cache, not of the file
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         if outside:
             raise Unavailable(
@@ -75,13 +78,15 @@ def _with_images(rows: Rows, columns: Iterable[str], source: str, folder: Path |
         kind = getattr(feature, "dtype", "")
         if kind not in (*PATHS, "binary", "large_binary") and not (isinstance(feature, dict) and "bytes" in feature):
             raise ConfigError(
-                f"data: {source}: column {column!r} holds {kind or 'lists'}, and neither images nor paths of images; name the "
-                "right one under task"
+                f"data: {source}: column {column!r} holds {kind or 'lists or objects'}, and neither images nor paths of images; "
+                "name the right one under task"
             )
         if folder is not None and kind in PATHS:
             rows = rows.map(_absolute, fn_kwargs={"column": column, "folder": str(folder)})
         features = datasets.Features({**features, column: datasets.Image()})
-        rows = rows.cast(features)  # cast_column needs features, which `map` takes from a stream
+        # Casting a table as a whole would copy it. A stream needs that: `map` has taken its features.
+        stream = isinstance(rows, datasets.IterableDataset)
+        rows = rows.cast(features) if stream else rows.cast_column(column, datasets.Image())
     return rows
 
 

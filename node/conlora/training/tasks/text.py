@@ -116,6 +116,6 @@ def _list(value: Any) -> list[str]:
     match value:
         case str():
             return value.split()
-        case list():
+        case list() | tuple():
             return [str(item) for item in value]
     return [] if value is None else [str(value)]
