@@ -1,5 +1,6 @@
-"""What a node tells of its last mix while peers come and go, and what a reload that fails leaves as it was."""
+"""What a node tells of its last mix while peers come and go, what a reload that fails leaves as it was, and its history."""
 
+import asyncio
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,14 @@ async def test_a_peer_that_is_being_removed_is_no_longer_in_the_picture(tmp_path
         assert view.amplification == figures("ANNA", 2.0).error.product / 2**0.5
         node._mesh.states = {}
         assert (node.consensus().edges, node.consensus().amplification) == ([], None)
+
+
+async def test_the_history_is_read_in_another_thread(tmp_path: Path) -> None:
+    with History(tmp_path / "history.db") as history:
+        node = made(tmp_path, history)
+        history.add_round(1, 8, 0.1, 0.5, 0)
+        (record,) = await asyncio.to_thread(node.history, 0)
+        assert (record.round, record.loss) == (1, 0.5)
 
 
 async def test_a_reload_that_fails_leaves_the_authorities_and_the_port_as_they_were(tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ class Node:
 
     def history(self, after_round: int) -> list[RoundRecord]:
         """See `net.admin.Operations`."""
-        return round_records(self._history, after_round)
+        with self._history.reader() as reader:
+            return round_records(reader, after_round)
 
     async def pause(self) -> int:
         """See `net.admin.Operations`."""
