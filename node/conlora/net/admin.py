@@ -224,5 +224,6 @@ async def _answered(operation: Awaitable[T], context: Any) -> T:
     try:
         return await operation
     except ConLoRAError as error:
+        context.set_details(str(error))  # to be read by who logs it; abort keeps it to itself
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         raise  # abort raises; this tells the type checker
