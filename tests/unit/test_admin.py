@@ -4,6 +4,7 @@ import asyncio
 import grp
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tests.fakes import ALONE, DOWN, UP, FakeNode, rounds, status, view
 
-from conlora.errors import ConfigError, NodeSlow, NodeUnreachable, Refused
+from conlora.errors import ConfigError, NodeSlow, NodeUnreachable, Refused, StateError
 from conlora.net import admin_client
 from conlora.net.admin import AdminService
 from conlora.net.admin_client import AdminClient
@@ -94,6 +95,38 @@ async def test_history_comes_over_whole(ask: Ask, node: FakeNode) -> None:
 async def test_a_long_history_comes_over_too(ask: Ask, node: FakeNode) -> None:
     node.records = rounds(40_000)  # more than the 4 MB that gRPC takes by default
     assert len(await ask(AdminClient.history)) == 40_000
+
+
+async def test_a_history_that_takes_long_holds_up_nothing_but_others(
+    ask: Ask, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, free = threading.Event(), threading.Event(), threading.Lock()
+
+    def history(after_round: int) -> list[RoundRecord]:
+        assert free.acquire(blocking=False), "two at a time"
+        begun.set()
+        assert go_on.wait(4.0), "nothing else is answered meanwhile"
+        free.release()
+        return []
+
+    monkeypatch.setattr(node, "history", history)
+    asked = [asyncio.create_task(ask(AdminClient.history)) for _ in range(3)]
+    assert await asyncio.to_thread(begun.wait, 10.0)
+    for _ in range(20):
+        assert await ask(AdminClient.status) == node.reply
+    go_on.set()
+    assert await asyncio.gather(*asked) == [[], [], []]
+
+
+async def test_a_history_that_can_not_be_read_is_a_sentence(
+    ask: Ask, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def history(after_round: int) -> list[RoundRecord]:
+        raise StateError("history.db: the history can't be read (disk I/O error); mend the disk")
+
+    monkeypatch.setattr(node, "history", history)
+    with pytest.raises(Refused, match=r"^history\.db: the history can't be read \(disk I/O error\); mend the disk$"):
+        await ask(AdminClient.history)
 
 
 async def test_every_command_arrives_and_is_answered(ask: Ask, node: FakeNode) -> None:

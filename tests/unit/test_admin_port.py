@@ -15,11 +15,12 @@ from structlog.testing import capture_logs
 from tests.certificates import shifted, successor
 from tests.daemons import free_port
 from tests.fakes import FakeNode, rounds
+from tests.meshes import until
 from tests.relays import BACK, FORTH, Relay
 
 from conlora.config import RemoteNode
 from conlora.errors import ConfigError, NodeSlow, NodeUnreachable, Refused
-from conlora.net import admin_client, remote
+from conlora.net import admin_client, admin_port, remote
 from conlora.net.admin import SERVICE, AdminService
 from conlora.net.admin_client import AdminClient
 from conlora.net.admin_port import LOOKING, AdminPort
@@ -132,18 +133,126 @@ async def test_health_is_for_all_operators_and_nothing_streams(setting: Setting)
     assert await asyncio.to_thread(check) == (health_pb2.HealthCheckResponse.SERVING, grpc.StatusCode.UNIMPLEMENTED)
 
 
-async def test_who_changes_what_is_in_the_log(setting: Setting) -> None:
+async def test_who_changes_what_and_how_it_ended_is_in_the_log(setting: Setting) -> None:
     with capture_logs() as logs:
         await setting.ask(AdminClient.status)
         await setting.ask(lambda client: client.export(Path("/out\n"), overwrite=True))
         with pytest.raises(Refused):
             await setting.ask(AdminClient.pause, "bob")
-    done, refused = logs
-    assert done.pop("address").startswith("ipv4:127.0.0.1:")
-    told = {"operator": "alice", "command": "Export", "path": "/out?", "overwrite": "True"}
-    assert done == {"event": "an operator's command", "log_level": "info", **told}
+        setting.node.refusal = "can't pause:\nnot now"
+        with pytest.raises(Refused):
+            await setting.ask(AdminClient.pause)
+        await until(lambda: len(logs) == 5, "the operator hears it first")
+    done, end, refused, declined, end_of_declined = logs
+    for asked in (done, declined):
+        assert asked.pop("address").startswith("ipv4:127.0.0.1:")
+    told = {"operator": "alice", "command": "Export"}
+    assert done == {
+        "event": "an operator's command", "log_level": "info", **told, "path": "/out?", "overwrite": "True"
+    }  # fmt: skip
+    assert end == {"event": "an operator's command has ended", "log_level": "info", **told, "outcome": "done"}
     told = {"operator": "bob", "command": "Pause"}
-    assert refused == {"event": "refused an operator's command", "log_level": "warning", **told}
+    assert refused == {"event": "refused an operator's command", "log_level": "warning", **told, "times": 1}
+    told = {"operator": "alice", "command": "Pause"}
+    assert declined == {"event": "an operator's command", "log_level": "info", **told}
+    told["outcome"] = "can't pause:?not now"
+    assert end_of_declined == {"event": "an operator's command has ended", "log_level": "info", **told}
+
+
+async def test_the_log_says_where_nobody_heard_how_it_ended(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    async def pause() -> int:
+        begun.set()
+        return await asyncio.Future()
+
+    async def resume() -> int:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(setting.node, "pause", pause)
+    monkeypatch.setattr(setting.node, "resume", resume)
+    monkeypatch.setattr(admin_client, "SLOW_SECONDS", 1.0)
+    with capture_logs() as logs:
+        with pytest.raises(NodeSlow):
+            await setting.ask(AdminClient.pause)
+        assert begun.is_set()
+        with pytest.raises(NodeUnreachable):
+            await setting.ask(AdminClient.resume)
+        await until(lambda: len(logs) == 4, "both have ended")
+    assert {(entry["command"], entry["outcome"]) for entry in logs if "outcome" in entry} == {
+        ("Pause", "not known, for the operator has not waited"),
+        ("Resume", "ValueError('a mistake of ours')"),
+    }
+
+
+async def test_refusals_do_not_fill_the_log(setting: Setting) -> None:
+    _, bob = setting.port.operators
+
+    def calls() -> None:
+        with AdminClient(setting.way()) as client:
+            client.status()
+            setting.port.operators = [bob]
+            for _ in range(50):
+                with pytest.raises(Refused, match="does not have this operator any more"):
+                    client.status()
+        with AdminClient(setting.way("bob")) as client:
+            for command in (client.pause, client.stop) * 50:
+                with pytest.raises(Refused, match="may look at this node"):
+                    command()  # type: ignore[operator]
+
+    with capture_logs() as logs:
+        await asyncio.to_thread(calls)
+    assert [(entry["event"], entry.get("command"), entry.get("times")) for entry in logs] == [
+        ("refused a caller that is no operator", None, 1),
+        ("refused an operator's command", "Pause", 1),
+        ("refused an operator's command", "Stop", 1),
+    ]
+
+
+@pytest.fixture
+async def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setting]:
+    """As `setting`, with connections that become as old as a tenth of a second."""
+    quick = [(name, 100 if name == "grpc.max_connection_age_ms" else value) for name, value in admin_port.PORT_OPTIONS]
+    assert quick != admin_port.PORT_OPTIONS
+    monkeypatch.setattr(admin_port, "PORT_OPTIONS", quick)
+    setting = Setting(tmp_path)
+    await setting.port.open(setting.address)
+    yield setting
+    await setting.port.close()
+
+
+async def test_who_is_no_operator_any_more_loses_the_connection(brief: Setting) -> None:
+    def conversation() -> None:
+        with AdminClient(brief.way()) as client:
+            client.status()
+            brief.port.operators = brief.port.operators[1:]
+            for _ in range(1000):
+                with pytest.raises((Refused, NodeUnreachable)) as caught:
+                    client.status()
+                if "hangs up" in str(caught.value):
+                    return
+        raise AssertionError("the connection lives on")
+
+    await asyncio.to_thread(conversation)
+
+
+async def test_a_drain_outlives_its_connections_age(brief: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New calls go over new connections meanwhile."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def drain() -> tuple[Path | None, int]:
+        begun.set()
+        await go_on.wait()
+        return None, 9
+
+    monkeypatch.setattr(brief.node, "drain", drain)
+    with AdminClient(brief.way()) as client, capture_logs() as logs:
+        draining = asyncio.create_task(asyncio.to_thread(client.drain))
+        await begun.wait()
+        while len({entry["address"] for entry in logs if "address" in entry}) < 4:
+            assert await asyncio.to_thread(client.pause) == 4
+        go_on.set()
+        assert await draining == (None, 9)
 
 
 async def test_a_refusal_of_the_node_arrives_as_its_sentence(setting: Setting) -> None:

@@ -48,6 +48,37 @@ def test_init_leaves_nothing_of_an_operator_that_does_not_fit(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_init_leaves_what_was_there_before(conlora: Conlora, tmp_path: Path) -> None:
+    precious = tmp_path / "ops" / "identity" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    assert conlora("init", "ops", "--operator", "--name", "al ice")[0] == 2
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [precious]
+    assert precious.read_text() == "mine"
+    precious.unlink()
+    assert conlora("init", "ops", "--operator", "--name", "al ice")[0] == 2
+    assert precious.parent.is_dir()
+    assert conlora("init", "ops", "--operator", "--name", "alice")[0] == 0
+
+
+def test_init_leaves_nothing_where_a_disk_is_full(
+    conlora: Conlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def full(path: Path, text: str) -> int:
+        write(path, text[:10])
+        if path.name == "conlora.yaml":
+            raise OSError(28, "No space left on device")
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, _, err = conlora("init", "ops", "--operator", "--name", "alice")
+    assert code == 2
+    assert err == "conlora: ops: can't be written ([Errno 28] No space left on device); choose a writable directory\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["ops"]
+
+
 def test_init_never_overwrites_an_operator(conlora: Conlora, tmp_path: Path) -> None:
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in (tmp_path / "ops").rglob("*") if path.is_file()}

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conlora.core.budget import Budget
+from conlora.core.budget import OTHERS, Budget, Seldom
 from conlora.core.conduct import OFFENCES, WITHIN_SECONDS, Conduct
 
 
@@ -84,3 +84,20 @@ def test_what_is_earned_does_not_lapse_with_time() -> None:
     assert budget.spend(1, 0.0)
     assert budget.spend(14, 3600.0)
     assert budget.spend(5, 3605.0)
+
+
+def test_what_happens_again_and_again_is_told_seldom_and_counted() -> None:
+    seldom = Seldom(60.0, kinds=2)
+    assert [seldom.add("a", 0.1 * i) for i in range(100)] == [("a", 1)] + [None] * 99
+    assert seldom.add("b", 10.0) == ("b", 1)
+    assert seldom.add("a", 60.0) == ("a", 100)
+    assert seldom.add("a", 119.0) is None
+    assert seldom.add("a", 120.0) == ("a", 2)
+
+
+def test_who_words_what_happens_can_not_have_it_told_more_often() -> None:
+    seldom = Seldom(60.0, kinds=2)
+    told = [seldom.add(f"kind {i}", 0.0) for i in range(1000)]
+    assert told == [("kind 0", 1), ("kind 1", 1), (OTHERS, 1)] + [None] * 997
+    assert seldom.add("kind 0", 60.0) == ("kind 0", 1)
+    assert seldom.add("kind 7", 60.0) == (OTHERS, 998)

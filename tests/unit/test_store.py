@@ -168,6 +168,32 @@ def test_a_history_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
         History(tmp_path / "history.db")
 
 
+def test_a_reader_sees_one_moment_while_the_history_is_written(tmp_path: Path) -> None:
+    """Else who asks for later rounds only would never learn of edges that were written after it had looked at those."""
+    folder = tmp_path / "50% #1?"
+    folder.mkdir()
+    with History(folder / "history.db") as history:
+        history.add_edges(1, [EdgeRecord("peer", 1, 0.5)])
+        history.add_round(1, 8, 0.1, 0.5, 1)
+        with history.reader() as reader:
+            assert [row["round"] for row in reader.rows("edges")] == [1]
+            history.add_edges(2, [EdgeRecord("peer", 2, 0.5)])  # which does not wait
+            history.add_round(2, 16, 0.1, 0.5, 1)
+            assert [row["round"] for row in reader.rows("rounds")] == [1]
+        with history.reader() as reader:
+            assert [row["round"] for row in reader.rows("rounds", 1)] == [2]
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                reader._db.execute("DELETE FROM rounds")
+
+
+def test_a_history_that_is_gone_can_not_be_read(tmp_path: Path) -> None:
+    with History(tmp_path / "history.db") as history:
+        (tmp_path / "history.db").unlink()
+        with pytest.raises(StateError, match=r"history\.db: the history can't be opened \(.*\); make it writable"):
+            history.reader()
+    assert not (tmp_path / "history.db").exists()
+
+
 def test_recordings_come_back(tmp_path: Path) -> None:
     schema = Schema((TensorSpec("m.lora_B.weight", "m", Role.B, (2, 2)),))
     recorder = Recorder(tmp_path / "recording", schema, {"m.lora_A.weight": np.ones((2, 2), np.float32)})

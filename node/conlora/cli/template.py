@@ -1,11 +1,10 @@
 """What `conlora init` writes."""
 
-import shutil
 from pathlib import Path
 
 from conlora.config import load_basics
 from conlora.errors import ConfigError
-from conlora.net.identity import Identity, create_identity, load_card
+from conlora.net.identity import CERTIFICATE_FILE, KEY_FILE, Identity, create_identity, load_card
 
 TEMPLATE = """\
 # A ConLoRA node. Paths are relative to this file. Every key: docs/reference/configuration.md
@@ -113,14 +112,18 @@ def write_operator(directory: Path, name: str) -> tuple[Identity, Path]:
     for each in (path, card):
         if each.exists():
             raise ConfigError(f"{each}: exists already; choose another directory")
-    identity = create_identity(directory / "identity")
+    place = directory / "identity"
+    made = not place.exists()
+    identity = create_identity(place)
     try:
         card.write_text(identity.card(name, None))
         load_card(card)
         path.write_text(OPERATOR.format(name=name))
     except (ConfigError, OSError) as error:
-        card.unlink(missing_ok=True)
-        shutil.rmtree(directory / "identity")
+        for each in (path, card, place / KEY_FILE, place / CERTIFICATE_FILE):  # none of which was there before
+            each.unlink(missing_ok=True)
+        if made:
+            place.rmdir()
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{directory}: can't be written ({error}); choose a writable directory") from error

@@ -1,4 +1,6 @@
-"""What somebody may use of a thing that comes at a steady rate: some at once, and then no more than the rate. Pure."""
+"""What somebody may use of a thing that comes at a steady rate, and how often to tell of what happens again and again. Pure."""
+
+OTHERS = "other reasons"
 
 
 class Budget:
@@ -24,3 +26,24 @@ class Budget:
             return False
         self._left -= amount
         return True
+
+
+class Seldom:
+    """What happens is told at once; of the same kind after that at most once in a while, with how often it was since."""
+
+    def __init__(self, seconds: float, kinds: int) -> None:
+        """seconds: that while. kinds: that are told apart at most; all more are OTHERS, for somebody may be able to word them."""
+        self._seconds = seconds
+        self._kinds = kinds
+        self._told_at: dict[str, float] = {}
+        self._since: dict[str, int] = {}
+
+    def add(self, kind: str, now: float) -> tuple[str, int] | None:
+        """It has happened once more. Returns the kind to tell of, and how often it was; None: not now. now: as for `Budget`."""
+        if len(self._told_at) >= self._kinds and kind not in self._told_at:
+            kind = OTHERS
+        self._since[kind] = self._since.get(kind, 0) + 1
+        if now - self._told_at.get(kind, -self._seconds) < self._seconds:
+            return None
+        self._told_at[kind] = now
+        return kind, self._since.pop(kind)

@@ -212,7 +212,8 @@ class Node:
 
     def history(self, after_round: int) -> list[RoundRecord]:
         """See `net.admin.Operations`."""
-        return round_records(self._history, after_round)
+        with self._history.reader() as reader:
+            return round_records(reader, after_round)
 
     async def pause(self) -> int:
         """See `net.admin.Operations`."""
@@ -280,9 +281,11 @@ class Node:
         operators = self._read_operators(config)
         made = changes(self._config, before, config, peers)
         made.operators = changes_of_operators(self._admin_port.operators, operators)
-        self._certificates.read_authorities()
+        if config.ca_file:
+            load_authorities(config.ca_file)  # what is wrong with it has to be known before anything has changed
         if peers:
             await self._mesh.listen(config.listen)
+        self._certificates.read_authorities()
         await self._mesh.part({peer.node_id for peer in before} - {peer.node_id for peer in peers})
         self._observatory.change(peers)
         self._exchange.change(peers, config.federation.sync_deadline_seconds, config.exchange.encoding_for)

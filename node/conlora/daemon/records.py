@@ -7,10 +7,10 @@ import numpy as np
 
 from conlora.core.consensus import FIGURES, Consensus, EdgeError, amplification
 from conlora.net.status import RoundRecord
-from conlora.store.history import History
+from conlora.store.rows import Rows
 
 
-def round_records(history: History, after_round: int) -> list[RoundRecord]:
+def round_records(history: Rows, after_round: int) -> list[RoundRecord]:
     """All rounds after the given one, oldest first."""
     edges: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in history.rows("edges", after_round):

@@ -1,8 +1,10 @@
 """The admin service: what operators ask, and the node's Unix socket for it, with health and reflection beside it."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -35,7 +37,7 @@ class Operations(Protocol):
         ...
 
     def history(self, after_round: int) -> list[RoundRecord]:
-        """All later rounds."""
+        """All later rounds. Is called in a thread, and not again until it has returned."""
         ...
 
     async def pause(self) -> int:
@@ -87,6 +89,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._group = group
         self._service = grpc.aio.server()
         self._health = HealthServicer()
+        self._reader = ThreadPoolExecutor(1, "history")  # one at a time, whoever asks on whatever port
 
     async def start(self) -> None:
         """Opens the socket. Raises ConfigError for a path that is too long or taken, and a group that can't have it."""
@@ -143,6 +146,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """Lets calls under way finish, and removes the socket."""
         await self._health.enter_graceful_shutdown()
         await self._service.stop(grace=1.0)
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self._path.unlink(missing_ok=True)
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
@@ -154,11 +158,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         return to_message(self._node.consensus(), pb.ConsensusReply())
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryReply:
-        """See admin.proto."""
-        try:
-            records = self._node.history(request.after_round)
-        except ConLoRAError as error:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        """See admin.proto. Links would be silent for as long as a long one takes, hence the thread."""
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, self._history, request.after_round)
+        return await _answered(reading, context)
+
+    def _history(self, after_round: int) -> pb.HistoryReply:
+        records = self._node.history(after_round)
         return pb.HistoryReply(rounds=[to_message(record, pb.RoundRecord()) for record in records])
 
     async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseReply:
@@ -219,5 +224,6 @@ async def _answered(operation: Awaitable[T], context: Any) -> T:
     try:
         return await operation
     except ConLoRAError as error:
+        context.set_details(str(error))  # to be read by who logs it; abort keeps it to itself
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         raise  # abort raises; this tells the type checker

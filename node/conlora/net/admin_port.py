@@ -1,5 +1,6 @@
 """The admin port: the admin service for operators on other machines, by their certificates, and what each of them may ask."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,9 +9,11 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from conlora.core.budget import Seldom
 from conlora.errors import CertificateRejected, Refused, Unavailable
 from conlora.net.admin import SERVICE, AdminService
 from conlora.net.credentials import accepting_credentials, caller
+from conlora.net.handshakes import QUIET_SECONDS
 from conlora.net.identity import Identity
 from conlora.net.operators import Operator, Role
 from conlora.net.streams import LIMITS, ServicerContext
@@ -23,10 +26,14 @@ log = structlog.get_logger()
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # All that is not here changes something, or may one day.
 LOOKING = frozenset(f"/{SERVICE}/{name}" for name in ("Status", "Consensus", "History")) | {f"/{HEALTH}/Check"}
+CONNECTION_SECONDS = 60.0  # then TLS looks again who it is; gRPC varies it by a tenth
+MOST_KINDS = 100  # of refusals that the log tells apart
 PORT_OPTIONS = [
     *LIMITS,
     ("grpc.so_reuseport", 0),  # a second daemon on this address is a mistake that has to be seen
     ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_SECONDS)),  # TLS included
+    # New calls need another connection then. Those under way go on, a drain for hours: max_connection_age_grace_ms has no limit.
+    ("grpc.max_connection_age_ms", int(1000 * CONNECTION_SECONDS)),
     ("grpc.max_concurrent_streams", 16),  # of a connection
     ("grpc.max_receive_message_length", 64 * 1024),  # what an operator asks is small
     (
@@ -75,40 +82,64 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
     def __init__(self, operators: Callable[[], list[Operator]]) -> None:
         self._operators = operators
+        self._strangers = Seldom(QUIET_SECONDS, MOST_KINDS)
+        self._refused = Seldom(QUIET_SECONDS, MOST_KINDS)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         """See grpc.aio.ServerInterceptor. Calls that stream, of which health has one, are not offered here."""
-        handler, method = await continuation(details), details.method
+        handler, looks = await continuation(details), details.method in LOOKING
+        command = details.method.rpartition("/")[2]
         if handler is None or handler.unary_unary is None:
             return None
 
-        async def answer(request: Any, context: ServicerContext) -> Any:
-            await self._admit(request, context, method)
+        async def look(request: Any, context: ServicerContext) -> Any:
+            await self._known(context)
             return await handler.unary_unary(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+        async def change(request: Any, context: ServicerContext) -> Any:
+            operator = await self._known(context)
+            told = {field.name: printable(str(value)) for field, value in request.ListFields()}
+            if operator.role is not Role.FULL:
+                await self._refuse(operator, command, told, context)
+            log.info("an operator's command", operator=operator.name, command=command, address=context.peer(), **told)
+            outcome = "not known, for the operator has not waited"
+            try:
+                reply = await handler.unary_unary(request, context)
+                outcome = "done"
+            except Exception as error:
+                outcome = printable(context.details() or repr(error))
+                raise
+            finally:
+                log.info("an operator's command has ended", operator=operator.name, command=command, outcome=outcome)
+            return reply
 
-    async def _admit(self, request: Any, context: ServicerContext, method: str) -> None:
-        """Ends the call of who may not ask this, and puts into the log who changes what."""
+        return grpc.unary_unary_rpc_method_handler(
+            look if looks else change, handler.request_deserializer, handler.response_serializer
+        )
+
+    async def _known(self, context: ServicerContext) -> Operator:
+        """Who calls; ends the call of somebody else."""
         operators = self._operators()
         try:
             card, _ = caller(context.auth_context(), [operator.card for operator in operators], called="operator")
         except CertificateRejected as error:
-            log.warning("refused a caller that is no operator", reason=str(error), address=context.peer())
+            if told := self._strangers.add(printable(str(error)), time.monotonic()):
+                reason, times = told
+                log.warning("refused a caller that is no operator", reason=reason, address=context.peer(), times=times)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, NOT_ADMITTED)
             raise  # abort raises; this tells the type checker
-        operator = next(operator for operator in operators if operator.card is card)
-        if method in LOOKING:
-            return
-        command = method.rpartition("/")[2]
-        told = {field.name: printable(str(value)) for field, value in request.ListFields()}
-        if operator.role is not Role.FULL:
-            log.warning("refused an operator's command", operator=operator.name, command=command, **told)
-            refusal = Refused(
-                f"{operator.name} may look at this node, and not change anything; whoever keeps it can move the operator's card "
-                "from read/ to full/"
+        return next(operator for operator in operators if operator.card is card)
+
+    async def _refuse(self, operator: Operator, command: str, told: dict[str, str], context: ServicerContext) -> None:
+        """Ends the call of who may not ask this."""
+        if refused := self._refused.add(f"{operator.name} {command}", time.monotonic()):
+            log.warning(
+                "refused an operator's command", operator=operator.name, command=command, times=refused[1], **told
             )
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refusal))
-        log.info("an operator's command", operator=operator.name, command=command, address=context.peer(), **told)
+        refusal = Refused(
+            f"{operator.name} may look at this node, and not change anything; whoever keeps it can move the operator's card "
+            "from read/ to full/"
+        )
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refusal))

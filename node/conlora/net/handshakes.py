@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import structlog
 
+from conlora.core.budget import Seldom
 from conlora.net.wire import printable
 
 log = structlog.get_logger()
@@ -50,17 +51,12 @@ class Refusals:
     """Logs the first refusal of each reason, and after that how many there were since, at most once in a while."""
 
     def __init__(self) -> None:
-        self._logged_at: dict[str, float] = {}
-        self._since: dict[str, int] = {}
+        self._seldom = Seldom(QUIET_SECONDS, 4 * len(REASONS))
 
     def add(self, why: str, now: float) -> None:
         """now: seconds of any clock that does not jump."""
-        if len(self._logged_at) >= 4 * len(REASONS):
-            why = "other reasons" if why not in self._logged_at else why  # a caller may be able to word some of them
-        self._since[why] = self._since.get(why, 0) + 1
-        if now - self._logged_at.get(why, -QUIET_SECONDS) >= QUIET_SECONDS:
-            self._logged_at[why] = now
-            log.warning("TLS has refused a connection", reason=why, times=self._since.pop(why))
+        if told := self._seldom.add(why, now):
+            log.warning("TLS has refused a connection", reason=told[0], times=told[1])
 
 
 @contextlib.contextmanager

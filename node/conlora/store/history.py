@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from conlora.core.consensus import EdgeError
 from conlora.core.sketch import Estimate
 from conlora.errors import StateError
+from conlora.store.rows import Reader, Rows
 
 # PRAGMA user_version; 1 (told as 0) knew no errors of factors and no federation, 2 only accuracy and loss, 3 no bars, and up
 # to 4 every edge of every round was measured, 5 kept every round
@@ -54,15 +55,6 @@ _ADDED = {  # since the first version
 }
 
 
-_REMEDIES = {
-    "SQLITE_FULL": "free space on that disk",
-    "SQLITE_READONLY": "make it writable for the node's user",
-    "SQLITE_CANTOPEN": "make it writable for the node's user",
-    "SQLITE_NOTADB": "move the file away to start anew",
-    "SQLITE_CORRUPT": "move the file away to start anew",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class EdgeRecord:
     """One neighbour's part in a mix: the round of its snapshot, and its weight."""
@@ -72,7 +64,7 @@ class EdgeRecord:
     weight: float
 
 
-class History:
+class History(Rows):
     """Append-mostly; a round that is done again after a restart replaces its first record.
 
     The newest FULL_ROUNDS rounds are kept whole, half of those that are up to twice as old, a quarter up to four times, and
@@ -81,7 +73,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the database. Raises StateError where it can't."""
-        self._path = path
+        super().__init__(path)
         self.name_of: Callable[[str], str] = str  # of a peer, by its id, for who writes the same for people
         try:
             self._db = sqlite3.connect(path)
@@ -92,11 +84,6 @@ class History:
             self._bring_up_to_date()
         except sqlite3.Error as error:
             raise self._problem(error, "opened") from error
-
-    def _problem(self, error: sqlite3.Error, verb: str) -> StateError:
-        name = getattr(error, "sqlite_errorname", "")
-        remedy = next((advice for kind, advice in _REMEDIES.items() if name.startswith(kind)), "mend the disk")
-        return StateError(f"{self._path}: the history can't be {verb} ({error}); {remedy}")
 
     def _bring_up_to_date(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -119,15 +106,9 @@ class History:
             self._thin(newest or 0, since=newest or 0)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the database; the object is of no use afterwards."""
-        self._db.close()
+    def reader(self) -> Reader:
+        """What it holds, for another thread. Raises StateError where it can't be opened."""
+        return Reader(self._path)
 
     def add_round(self, round_: int, step: int, seconds: float, loss: float | None, degree: int) -> None:
         """One finished round: optimizer steps so far, its duration, its mean training loss, and its live edges."""
@@ -244,22 +225,3 @@ class History:
                 yield
         except sqlite3.Error as error:
             raise self._problem(error, "written") from error
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._problem(error, "read") from error
-
-    def rows(self, table: str, after_round: int = -1) -> list[dict[str, Any]]:
-        """The rows of `rounds`, `edges`, `evaluations` or `federation` after a round, oldest first."""
-        if table not in ("rounds", "edges", "evaluations", "federation"):
-            raise ValueError(f"no table {table!r}")
-        return self._rows(f"SELECT * FROM {table} WHERE round > ? ORDER BY round", after_round)
-
-    def _rows(self, query: str, round_: int) -> list[dict[str, Any]]:
-        with self._reading():
-            cursor = self._db.execute(query, (round_,))
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
