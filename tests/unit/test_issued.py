@@ -134,10 +134,32 @@ def test_a_directory_that_can_not_be_written(
 def test_where_root_installs_the_daemons_user_can_read_it(
     state: Path, root: Authority, mercy: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[tuple[Path, int]] = []
-    monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((path, user)))
+    given: list[tuple[str, int]] = []
+
+    def give(descriptor: int, user: int, group: int) -> None:
+        given.append((os.readlink(f"/proc/self/fd/{descriptor}"), user))
+
+    monkeypatch.setattr(os, "fchown", give)
     put(mercy, state, root.issue(mercy).issued, None)
-    assert given == [(state / "issued.crt", state.stat().st_uid)]
+    assert given == [(f"{state}/issued.crt.new", state.stat().st_uid)]
+
+
+def test_root_follows_no_link_that_the_daemons_user_has_put_there(
+    tmp_path: Path, state: Path, root: Authority, mercy: Identity
+) -> None:
+    """Who has taken over the daemon would have root write, give away or read what is root's."""
+    state.mkdir()
+    (secret := tmp_path / "secret").write_bytes(root.issue(mercy).issued)
+    (state / "issued.crt").symlink_to(secret)
+    with pytest.raises(StateError, match="the issued certificate can't be read"):
+        with_issued(mercy, state)
+    (target := tmp_path / "target").write_bytes(b"root's")
+    (state / "issued.crt.new").symlink_to(target)
+    issued = root.issue(mercy)
+    put(mercy, state, issued.issued, None)
+    assert target.read_bytes() == b"root's"
+    assert not (state / "issued.crt").is_symlink()
+    assert with_issued(mercy, state) == issued
 
 
 @pytest.mark.parametrize("content", [b"", b"hello"])

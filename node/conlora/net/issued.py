@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from conlora.errors import CertificateRejected, ConfigError, StateError
-from conlora.files import give_to_owner, replace_file
+from conlora.files import read_file, replace_file
 from conlora.net import wire
 from conlora.net.authorities import Authorities, Chain, load_chain, to_pem
 from conlora.net.certificates import of_a_stranger, public_bytes, subject_of, tls_name
@@ -43,7 +43,7 @@ def with_issued(identity: Identity, state_dir: Path) -> Identity:
     """The identity with what was installed for its keys. Raises StateError where that can't be read."""
     path = state_dir / ISSUED_FILE
     try:
-        chains = _by_key(load_chain(path.read_bytes()), identity)
+        chains = _by_key(load_chain(read_file(path)), identity)
     except FileNotFoundError:
         return identity
     except (OSError, CertificateRejected) as error:
@@ -80,8 +80,7 @@ def install(identity: Identity, state_dir: Path, source: Path, authorities: Auth
         )
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace_file(state_dir / ISSUED_FILE, to_pem(chain) + b"".join(others.values()))
-        give_to_owner(state_dir / ISSUED_FILE, state_dir)
+        replace_file(state_dir / ISSUED_FILE, to_pem(chain) + b"".join(others.values()), model=state_dir)
     except OSError as error:
         raise ConfigError(
             f"{state_dir}: the issued certificate can't be written ({error}); run this as a user who may write there"
