@@ -1,7 +1,7 @@
 """Files that outlive a power cut: one that is replaced is whole, the new one or the old, and stays where it was put.
 
-Root writes into directories of the daemon's user, whom a model's code may have taken over. So no link that lies there is followed,
-and a file changes hands by its descriptor, before it has its name.
+Root writes into directories of the daemon's user, whom a model's code may have taken over. So no link that lies there is
+followed, and a file changes hands by its descriptor, before it has its name.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 def replace_file(path: Path, content: bytes, model: Path | None = None) -> None:
     """The whole new content is on the disk when this returns; until then the old one, if any. Raises OSError.
 
-    Where it is broken off, `NAME.new` may lie beside it, which the next call removes. model: see `give_to_owner`; None: it stays ours.
+    Where it is broken off, `NAME.new` may lie beside it, which the next call removes. model: see `give_to_owner`.
     """
     temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)

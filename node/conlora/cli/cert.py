@@ -92,7 +92,7 @@ def request(config: ConfigOption = None) -> None:
     from conlora.net.issued import with_issued
 
     basics = load_basics(config_path(config))
-    typer.echo(make_request(with_issued(load_identity(basics.identity_dir), basics.state_dir)), nl=False)
+    typer.echo(make_request(with_issued(load_identity(basics.identity_dir), basics.state_dir), time.time()), nl=False)
 
 
 @app.command()

@@ -49,18 +49,19 @@ def reason(line: str) -> str | None:
 class Refusals:
     """Logs the first refusal of each reason, and after that how many there were since, at most once in a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: str = "TLS has refused a connection") -> None:
+        self._event = event
         self._logged_at: dict[str, float] = {}
         self._since: dict[str, int] = {}
 
-    def add(self, why: str, now: float) -> None:
-        """now: seconds of any clock that does not jump."""
+    def add(self, why: str, now: float, **more: str) -> None:
+        """now: seconds of any clock that does not jump. more: of this one, for the log; perhaps the reason in other words."""
         if len(self._logged_at) >= 4 * len(REASONS):
             why = "other reasons" if why not in self._logged_at else why  # a caller may be able to word some of them
         self._since[why] = self._since.get(why, 0) + 1
         if now - self._logged_at.get(why, -QUIET_SECONDS) >= QUIET_SECONDS:
             self._logged_at[why] = now
-            log.warning("TLS has refused a connection", reason=why, times=self._since.pop(why))
+            log.warning(self._event, times=self._since.pop(why), **{"reason": why} | more)
 
 
 @contextlib.contextmanager
