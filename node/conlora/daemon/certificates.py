@@ -86,7 +86,7 @@ class Certificates:
         """Takes up what `conlora cert` has put beside the identity or installed, and tells peers. Raises ConfigError, StateError,
         and Refused where this service has a copy of its keys, which its manager makes at a start.
         """
-        if not self._refreshed() and loaded_credentials():
+        if not self._refreshed() and loaded_credentials() and not self.identity.next:
             raise Refused(
                 "the service has a copy of the identity from its start: restart it before the next certificate takes over, and "
                 "its peers are told"
