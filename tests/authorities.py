@@ -71,12 +71,14 @@ class Authority:
         found = self.sign(certificate.subject, key, days, for_node(identity) if extensions is None else extensions)
         return replace(identity, issued=pem_of(found) + b"".join(pem_of(each.certificate) for each in between))
 
-    def revoked(self, *chains: Chain) -> bytes:
-        """A list (PEM) of these."""
+    def revoked(self, *chains: Chain, of: "Authority | None" = None) -> bytes:
+        """A list (PEM) of these. of: who has issued them, where it says that this is somebody else."""
         now = datetime.datetime.now(datetime.UTC)
         builder = x509.CertificateRevocationListBuilder(self.name, now, now + datetime.timedelta(days=1))
         for chain in chains:
             entry = x509.RevokedCertificateBuilder(chain[0].serial_number, now)
+            if of:
+                entry = entry.add_extension(x509.CertificateIssuer([x509.DirectoryName(of.name)]), critical=True)
             builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 

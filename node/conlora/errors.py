@@ -14,6 +14,7 @@ ConLoRAError                 1   something failed that is nobody's mistake
 ├── UploadFailed             8   a hub did not take an export, which lies on this machine all the same
 └── PeerError                -   about one peer; never ends the node
     ├── ProtocolError        -   the peer's frames break the protocol
+    ├── Unanswered           -   nobody is there at the peer's address
     ├── Overdue              -   what the peer had begun, or had to take, was not done in time
     ├── Quarantined          -   the peer has committed too many offences
     ├── SettingsMismatch     -   the peer belongs to another federation, or to this one with other settings
@@ -108,6 +109,10 @@ class ProtocolError(PeerError):
     def __init__(self, reason: str, sentence: str) -> None:
         super().__init__(sentence)
         self.reason = reason
+
+
+class Unanswered(PeerError):
+    """Nobody is there at a peer's address; that may change by itself."""
 
 
 class Overdue(PeerError):

@@ -1,5 +1,8 @@
 """Files that outlive a power cut: one that is replaced is whole, the new one or the old, and stays where it was put.
 
+Root writes into directories of the daemon's user, whom a model's code may have taken over. So no link that lies there is
+followed, and a file changes hands by its descriptor, before it has its name.
+
 And what to say where a disk does not take them.
 """
 
@@ -20,18 +23,28 @@ REMEDIES = {
 }
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, model: Path | None = None) -> None:
     """The whole new content is on the disk when this returns; until then the old one, if any. Raises OSError.
 
-    Where it is broken off, `NAME.new` may lie beside it, which the next call writes over.
+    Where it is broken off, `NAME.new` may lie beside it, which the next call removes. model: see `give_to_owner`.
     """
     temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
+        if model:
+            give_to_owner(descriptor, model)
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+def read_file(path: Path) -> bytes:
+    """What lies at the path itself. Raises OSError, also for a link: it could lead root to what its owner may not read."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        return file.read()
 
 
 def sync_directory(path: Path) -> None:
@@ -43,10 +56,11 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def give_to_owner(path: Path, model: Path) -> None:
+def give_to_owner(descriptor: int, model: Path) -> None:
     """Where root has made a file, the daemon's user has to be able to read it. model: what belongs to that user."""
+    owner = model.stat()
     with contextlib.suppress(PermissionError):
-        os.chown(path, model.stat().st_uid, model.stat().st_gid)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def unwritable(path: Path, what: str, error: OSError) -> StateError:

@@ -1,5 +1,7 @@
 """Links between nodes that leave it to an authority whether a key may be used now, over real TLS on loopback."""
 
+import asyncio
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +13,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 from tests.authorities import DAYS, Authority, for_node
 from tests.certificates import at, pem_of, successor
-from tests.meshes import Member, linked, noted, snapshot, until
+from tests.meshes import SETTINGS, Member, linked, noted, snapshot, until
 
 from conlora.daemon.certificates import Certificates
 from conlora.net import credentials
 from conlora.net.authorities import load_chain
 from conlora.net.certificates import LAG_SECONDS, self_signed
+from conlora.net.conversation import LinkClosed
+from conlora.net.credentials import presented
+from conlora.net.edge import PeerState
 from conlora.net.identity import Identity, private_bytes
+from conlora.net.link import Link
 from conlora.net.mesh import Mesh
 from conlora.net.streams import WrongCertificate, dialled_stream
 from conlora.net.wire import OUTDATED
@@ -220,6 +226,77 @@ async def test_who_was_looked_at_is_who_is_dialled(
     assert a.node.events == b.node.events == []
 
 
+async def test_a_peer_that_does_not_answer(certified: Members) -> None:
+    a, b = certified("a"), certified("b")
+    await a.start(b.card())
+    await until(lambda: a.state(b).last_error, "an error")
+    assert a.state(b).last_error == (
+        f"b does not answer at {b.address}; is it running, and does a firewall let this node through?"
+    )
+    assert a.state(b).word == "down"
+    await b.start(a.card(dialled=False))
+    await until(lambda: linked(a, b), "a link once it does")
+
+
+async def test_a_look_finds_whom_a_call_would(certified: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = certified("a"), certified("b")
+    await b.start(a.card(dialled=False))
+    assert await presented(b.card(address="a..b:7443")) is None, "no name, and no defect"
+    _, options = credentials.dialling_credentials(a.identity, b.card(), load_chain(b.identity.issued))
+    assert ("grpc.enable_http_proxy", 0) in options
+    _, options = credentials.dialling_credentials(a.identity, b.card())
+    assert "grpc.enable_http_proxy" not in dict(options)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as dead:
+        full = [socket.socket() for _ in range(4)]
+        for each in full:
+            each.setblocking(False)
+            each.connect_ex(dead.getsockname())
+
+        async def addresses(*args: object, **more: object) -> list[object]:
+            ports = dead.getsockname()[1], int(b.address.rpartition(":")[2])
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+        async with asyncio.timeout(5):
+            assert await presented(b.card(address="twice.example:7443")) == b.identity.issued
+        for each in full:
+            each.close()
+
+
+async def test_of_two_links_the_one_that_gives_way_leaves_no_certificate(
+    certified: Members, root: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pair(certified)
+    monkeypatch.setattr(PeerState, "keeps_its_link", lambda *_: True)
+    renewed, shown = root.issue(a.identity, days=(-1, 30)), load_chain(b.identity.issued)
+    async with dialled_stream(renewed, b.card(), shown) as stream:
+        second = Link(b.card(), stream, dialled=True, depth=1)
+        await second.shake_hands("a", b"instance", SETTINGS)
+        with pytest.raises(LinkClosed):
+            await second.run(a.node)
+    assert linked(a, b)
+    assert b.state(a).chain == load_chain(a.identity.issued)
+
+
+async def test_a_stolen_key_gains_nothing_by_announcing_what_is_public(
+    certified: Members, root: Authority, tmp_path: Path
+) -> None:
+    """The certificate that was shown is revoked; the newer one of its owner is not."""
+    a, b = await pair(certified, a_dials=False)
+    link, shown, newer = b.link(a), b.state(a).chain, root.issue(a.identity, days=(-1, 30))
+    running(a).show(newer)
+    await until(lambda: b.state(a).chain == load_chain(newer.issued), "b knows it")
+    watched = watch(b, root.file(tmp_path / "ca.pem"))
+    watched.read_authorities()
+    assert b.link(a) is link
+    root.file(tmp_path / "ca.pem", root.revoked(shown))
+    watched.read_authorities()
+    await until(lambda: b.link(a) is not link, "the link's end")
+    running(b).show(b.identity)  # dials at once
+    await until(lambda: linked(a, b), "a link by the newer one")
+
+
 async def test_who_did_not_answer_the_look_is_trusted_for_nothing(certified: Members) -> None:
     """Not for what is on its card, either."""
     a, b = certified("a"), certified("b")
@@ -308,6 +385,13 @@ async def test_a_revoked_one(certified: Members, root: Authority, tmp_path: Path
         if a_dials:
             await until(
                 lambda: [e for e in logs if e["event"] == "refused a caller that is no configured peer"], "a call"
+            )
+            await until(
+                lambda: (
+                    a.state(b).last_error == "b knows this node's key, and does not take the certificate for it; "
+                    "run `conlora cert install`, or ask its operator why"
+                ),
+                "what a hears",
             )
         else:
             await until(lambda: b.state(a).word == "refused", "refused")

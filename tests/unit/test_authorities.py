@@ -166,6 +166,10 @@ def test_what_an_authority_in_between_may_do(known: Authorities, root: Authority
         (Authority("Clinic", root, constraints=NOT_CA), "basicConstraints.cA must be asserted in a CA certificate"),
         (Authority("Clinic", root, more=[(usage, True)]), "the key of its issuer is not for signing certificates"),
         (Authority("Clinic", root, more=[(narrow, True)]), "no permitted name constraints matched SAN"),
+        (
+            Authority("Clinic", root, more=[(x509.ExtendedKeyUsage([next(iter(BOTH))]), False)]),
+            "the extendedKeyUsage of its issuer has to hold both serverAuth and clientAuth, or be left out",
+        ),
         (Authority("Clinic", root, days=(-9, -1)), "cert is not valid at validation time"),
         (Authority("Clinic", Authority()), "signature does not match"),
     ):
@@ -212,6 +216,50 @@ def test_a_revoked_one(root: Authority, mercy: Identity, card: Peer, tmp_path: P
     assert verdict(known, clinic.issue(mercy, between=[clinic]), card).startswith("revoked: ")
 
 
+def test_a_revoked_authority_that_is_in_the_file_itself(
+    root: Authority, mercy: Identity, card: Peer, tmp_path: Path
+) -> None:
+    """The path ends there, and the root's list counts all the same."""
+    clinic = Authority("Clinic", root)
+    listed = root.alone(tmp_path, pem_of(clinic.certificate), root.revoked((clinic.certificate,)))
+    assert verdict(listed, clinic.issue(mercy), card).startswith("revoked: ")
+
+
+def test_an_authority_with_a_new_key_revokes_what_its_old_one_has_issued(
+    root: Authority, mercy: Identity, card: Peer, tmp_path: Path
+) -> None:
+    issued, new = root.issue(mercy), Authority()
+    known = root.alone(tmp_path, pem_of(new.certificate), new.revoked(shown(issued)))
+    assert verdict(known, issued, card).startswith("revoked: ")
+    assert verdict(known, root.issue(mercy), card) == ""
+
+
+def test_an_indirect_list_revokes_for_those_whom_it_names(
+    root: Authority, mercy: Identity, card: Peer, tmp_path: Path
+) -> None:
+    """Another authority may have issued the same number."""
+    issued = root.issue(mercy)
+    assert verdict(root.alone(tmp_path, root.revoked(shown(issued), of=Authority("Other"))), issued, card) == ""
+    assert verdict(root.alone(tmp_path, root.revoked(shown(issued), of=root)), issued, card).startswith("revoked: ")
+
+
+def test_a_link_lives_for_as_long_as_the_key_that_has_shaken_hands(
+    root: Authority, mercy: Identity, card: Peer, tmp_path: Path
+) -> None:
+    """What is announced on it since is public: whoever has a key that was stolen can announce it, too."""
+    now = time.time()
+    second = successor(mercy, now + 60)
+    peer = card.succeeded(second.certificate, now)
+    old, new = shown(root.issue(mercy)), shown(root.issue(second))
+    root.alone(tmp_path).admit_still(old, new, peer, now)
+    with pytest.raises(CertificateRejected, match="replaced: "):
+        root.alone(tmp_path).admit_still(old, new, peer, now + 61 + LAG_SECONDS)
+    with pytest.raises(CertificateRejected, match="revoked: "):
+        root.alone(tmp_path, root.revoked(old)).admit_still(old, new, peer, now)
+    with pytest.raises(CertificateRejected, match="revoked: "):
+        root.alone(tmp_path, root.revoked(new)).admit_still(old, new, peer, now)
+
+
 def test_who_may_revoke(root: Authority, mercy: Identity, card: Peer, tmp_path: Path) -> None:
     """Another authority of the file may have issued the same number."""
     issued, other = root.issue(mercy), Authority("Other Trust")
@@ -246,6 +294,36 @@ def test_a_file_that_holds_none(tmp_path: Path, content: bytes) -> None:
         load_authorities(tmp_path / "ca.pem")
     with pytest.raises(ConfigError, match="No such file"):
         load_authorities(tmp_path / "nowhere.pem")
+
+
+def test_a_file_that_is_damaged_or_cut_off(root: Authority, mercy: Identity, tmp_path: Path) -> None:
+    """What is left of it would let in whom the rest keeps out."""
+    whole = pem_of(root.certificate) + root.revoked(shown(root.issue(mercy)))
+    file = tmp_path / "ca.pem"
+    for content in (
+        whole[:-30],
+        whole.replace(b"END X509", b"END X508"),
+        whole + pem_of(root.certificate)[:-30],
+        whole + pem_of(root.certificate)[30:],
+        whole + private_bytes(root.key),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"and something else, or one that is damaged or cut off|can't be read"):
+            load_authorities(file)
+    file.write_bytes(b"Trust\n" + whole.replace(b"\n", b"\r\n"))
+    load_authorities(file)
+
+
+@pytest.mark.parametrize("error", [x509.InvalidVersion("4 is not a valid X509 version", 4), TypeError("odd")])
+def test_a_certificate_of_which_cryptography_makes_something_else(
+    root: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def odd(content: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(x509, "load_pem_x509_certificates", odd)
+    with pytest.raises(ConfigError, match=r"ca_file: .*can't be read .*it has to hold certificates of authorities"):
+        root.alone(tmp_path)
 
 
 def test_a_key_that_signs_nothing_is_no_obstacle(root: Authority, mercy: Identity, card: Peer, tmp_path: Path) -> None:

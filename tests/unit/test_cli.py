@@ -16,8 +16,9 @@ from tests.authorities import Authority
 from tests.unit.conftest import Conlora
 
 from conlora.config import load_basics
-from conlora.errors import NodeSlow, NodeUnreachable
+from conlora.errors import NodeSlow, NodeUnreachable, Refused
 from conlora.net.admin_client import AdminClient
+from conlora.net.authorities import load_chain
 from conlora.net.identity import create_identity, load_identity
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate")
@@ -369,6 +370,11 @@ def test_a_certificate_of_an_authority(
     assert "peers see it from now on, and no link was ended" in conlora("cert", "install", file, "-c", config)[1]
     assert json.loads(conlora("cert", "install", file, "-c", config, "--json")[1])["expires"] > time.time()
     assert conlora("id", "-c", config)[1] == identity.card("mercy", "mercy.example:7443"), "the card is the old one"
+    monkeypatch.setattr(AdminClient, "read_identity", mock.Mock(side_effect=Refused("restart it before the next one")))
+    end = load_chain(file.read_bytes())[0].not_valid_after_utc.timestamp()
+    for shown, told in ((end, "peers see it from now on"), (end + 1, "restart it before the next one")):
+        monkeypatch.setattr(AdminClient, "status", mock.Mock(return_value=mock.Mock(certificate_expires=shown)))
+        assert told in conlora("cert", "install", file, "-c", config)[1], "a service may have found it by itself"
     code, out, _ = conlora("cert", "rotate", "-c", config)
     assert code == 0
     assert "before that, have one issued for the next key: `conlora cert request`" in out

@@ -42,6 +42,9 @@ def test_a_caller_that_comes_again_and_again_does_not_fill_the_log() -> None:
         ("it does not speak TLS", 1000),
     ]
     with capture_logs() as logs:
+        Refusals("refused").add("tls", 0.0, reason="tls: none", address="here")
+    assert logs == [{"event": "refused", "log_level": "warning", "reason": "tls: none", "address": "here", "times": 1}]
+    with capture_logs() as logs:
         for number in range(10_000):
             refusals.add(f"reason {number}", QUIET_SECONDS)
     assert len(logs) < 50

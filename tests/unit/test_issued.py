@@ -1,9 +1,11 @@
 """Certificates that an authority issues for this node: what is asked for, what is installed, and what a daemon takes up."""
 
+import asyncio
 import os
 import subprocess
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cryptography import x509
@@ -13,16 +15,17 @@ from tests.certificates import at, names, pem_of, successor
 from tests.unit.test_expiry import Watched
 
 from conlora.core.conduct import Conduct
+from conlora.daemon import certificates
 from conlora.daemon.certificates import REMIND_SECONDS, Certificates
-from conlora.errors import ConfigError, PeerError, StateError
+from conlora.errors import CertificateRejected, ConfigError, PeerError, StateError
 from conlora.net.authorities import Authorities, load_authorities, load_chain
 from conlora.net.certificates import node_id_of
 from conlora.net.expiry import WARNING_SECONDS, warning, warns_from
 from conlora.net.identity import Identity, Peer, create_identity, load_identity
-from conlora.net.introductions import COMPLAINTS_AT_ONCE, Introductions
-from conlora.net.issued import install, request, with_issued
+from conlora.net.introductions import Introductions
+from conlora.net.issued import install, lacks_one_for_next, request, with_issued
 from conlora.net.rotation import rotate
-from conlora.net.wire import Frame
+from conlora.net.wire import NOT_ADMITTED, NOT_CERTIFIED, OUTDATED, Frame, Goodbye
 
 DAY = 86400.0
 
@@ -49,7 +52,7 @@ def put(identity: Identity, state: Path, content: bytes, known: Authorities | No
 
 
 def test_a_request_asks_for_what_tls_and_peers_look_for(mercy: Identity) -> None:
-    asked = x509.load_pem_x509_csr(request(mercy))
+    asked = x509.load_pem_x509_csr(request(mercy, time.time()))
     assert asked.is_signature_valid
     assert asked.public_key() == x509.load_pem_x509_certificate(mercy.certificate).public_key()
     assert [(each.value, each.critical) for each in asked.extensions] == list(for_node(mercy))
@@ -62,7 +65,7 @@ def test_openssl_as_the_authority(tmp_path: Path, state: Path, mercy: Identity, 
         subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
 
     openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=Trust -days 100")
-    (tmp_path / "mercy.csr").write_bytes(request(mercy))
+    (tmp_path / "mercy.csr").write_bytes(request(mercy, time.time()))
     openssl("x509 -req -in mercy.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -days 7 -out mercy.crt")
     known = load_authorities(tmp_path / "ca.pem")
     end = install(mercy, state, tmp_path / "mercy.crt", known, time.time())
@@ -134,10 +137,32 @@ def test_a_directory_that_can_not_be_written(
 def test_where_root_installs_the_daemons_user_can_read_it(
     state: Path, root: Authority, mercy: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[tuple[Path, int]] = []
-    monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((path, user)))
+    given: list[tuple[str, int]] = []
+
+    def give(descriptor: int, user: int, group: int) -> None:
+        given.append((os.readlink(f"/proc/self/fd/{descriptor}"), user))
+
+    monkeypatch.setattr(os, "fchown", give)
     put(mercy, state, root.issue(mercy).issued, None)
-    assert given == [(state / "issued.crt", state.stat().st_uid)]
+    assert given == [(f"{state}/issued.crt.new", state.stat().st_uid)]
+
+
+def test_root_follows_no_link_that_the_daemons_user_has_put_there(
+    tmp_path: Path, state: Path, root: Authority, mercy: Identity
+) -> None:
+    """Who has taken over the daemon would have root write, give away or read what is root's."""
+    state.mkdir()
+    (secret := tmp_path / "secret").write_bytes(root.issue(mercy).issued)
+    (state / "issued.crt").symlink_to(secret)
+    with pytest.raises(StateError, match="the issued certificate can't be read"):
+        with_issued(mercy, state)
+    (target := tmp_path / "target").write_bytes(b"root's")
+    (state / "issued.crt.new").symlink_to(target)
+    issued = root.issue(mercy)
+    put(mercy, state, issued.issued, None)
+    assert target.read_bytes() == b"root's"
+    assert not (state / "issued.crt").is_symlink()
+    assert with_issued(mercy, state) == issued
 
 
 @pytest.mark.parametrize("content", [b"", b"hello"])
@@ -172,20 +197,55 @@ def test_the_next_key_has_a_certificate_of_its_own(
     assert following.issued == b""
     assert node_id_of(x509.load_pem_x509_certificate(following.certificate)) == mercy.node_id
     key_of_next = x509.load_pem_x509_certificate(following.certificate).public_key()
-    assert x509.load_pem_x509_csr(request(rotated)).public_key() == key_of_next
+    assert x509.load_pem_x509_csr(request(rotated, time.time())).public_key() == key_of_next
     put(rotated, state, root.issue(following).issued, known)
     both = with_issued(rotated, state)
     assert both.next is not None
     assert both.issued == rotated.issued
     assert both.next.issued != b""
     own = x509.load_pem_x509_certificate(mercy.certificate).public_key()
-    assert x509.load_pem_x509_csr(request(both)).public_key() == own, "the one in use may have to be renewed meanwhile"
+    assert x509.load_pem_x509_csr(request(both, time.time())).public_key() == own, (
+        "the one in use may have to be renewed meanwhile"
+    )
     renewed = root.issue(mercy)
     put(both, state, renewed.issued, known)
     assert with_issued(rotated, state).issued == renewed.issued
     assert with_issued(rotated, state).next == both.next
     at(monkeypatch, time.time() + DAY + 1)
     assert with_issued(load_identity(directory), state) == both.next
+
+
+def test_a_certificate_that_ends_before_the_takeover_is_as_good_as_none(
+    tmp_path: Path, state: Path, root: Authority, mercy: Identity
+) -> None:
+    now = time.time()
+    put(mercy, state, root.issue(mercy, days=(-1, 30)).issued, None)
+    rotated = with_issued(rotate(tmp_path / "mercy", 2 * DAY), state)
+    following = rotated.next
+    assert following is not None
+    keys = [x509.load_pem_x509_certificate(each.certificate).public_key() for each in (rotated, following)]
+    for days, moment, expected in (
+        ((0, 1), now, keys[1]),  # it ends before the takeover
+        ((-1, 30), now, keys[0]),
+        ((-1, 30), now + 25 * DAY, keys[0]),  # both are near their ends: first the one in use
+    ):
+        put(rotated, state, root.issue(following, days=days).issued, None)
+        assert x509.load_pem_x509_csr(request(with_issued(rotated, state), moment)).public_key() == expected
+    put(rotated, state, root.issue(following, days=(-1, 6)).issued, None)
+    assert lacks_one_for_next(with_issued(rotated, state), now + 4 * DAY), "near its end"
+
+
+def test_after_a_takeover_the_old_keys_chain_is_not_shown(
+    tmp_path: Path, state: Path, root: Authority, mercy: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic = Authority("Clinic", root)
+    put(mercy, state, clinic.issue(mercy, between=[clinic]).issued, None)
+    rotated = with_issued(rotate(tmp_path / "mercy", DAY), state)
+    assert rotated.next is not None
+    issued = clinic.issue(rotated.next, between=[clinic])
+    put(rotated, state, issued.issued, None)
+    at(monkeypatch, time.time() + DAY + 1)
+    assert with_issued(load_identity(tmp_path / "mercy"), state).issued == issued.issued
 
 
 # A running daemon
@@ -231,7 +291,10 @@ def test_a_daemon_reminds_of_the_next_key(tmp_path: Path, state: Path, root: Aut
     put(mercy, state, root.issue(mercy).issued, None)
     rotated = with_issued(rotate(tmp_path / "mercy", 2 * DAY), state)
     watched = watch(tmp_path, Watched(rotated))
-    said = "no authority has issued a certificate for the next key yet: `conlora cert request` asks for it"
+    said = (
+        "no authority has issued a certificate for the next key that is good at the takeover: `conlora cert request` "
+        "asks for it"
+    )
     with capture_logs() as logs:
         watched.look(now := time.time())
         watched.look(now + 1)
@@ -261,6 +324,41 @@ def test_a_daemon_reads_the_authorities_again(tmp_path: Path, root: Authority, m
         watched.read_authorities()
 
 
+async def test_a_defect_does_not_end_the_watch(
+    tmp_path: Path, mercy: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, looks = watch(tmp_path, Watched(mercy)), asyncio.Event()
+
+    def look(now: float) -> None:
+        if said:
+            looks.set()
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(certificates, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(watched, "look", look)
+    with capture_logs() as said:
+        task = asyncio.create_task(watched.watch())
+        async with asyncio.timeout(5):
+            await looks.wait()
+        task.cancel()
+    assert said[0]["event"] == "a look at certificates has failed by a defect; the next is in a minute"
+
+
+def test_nothing_more_is_taken_from_a_peer_that_is_let_in_no_more(
+    tmp_path: Path, root: Authority, mercy: Identity, card: Peer
+) -> None:
+    """Its link could go on for minutes, where the peer does not take the good-bye."""
+    mesh, link = Watched(mercy, card), mock.Mock()
+    state = mesh.states[card.node_id]
+    state.link, state.chain, state.shaken = link, *[load_chain(root.issue(mercy).issued)] * 2
+    watched = watch(tmp_path, mesh, root.file(tmp_path / "ca.pem"))
+    watched.read_authorities()
+    assert link.mock_calls == []
+    root.file(tmp_path / "ca.pem", root.revoked(state.chain))
+    watched.read_authorities()
+    assert link.mock_calls == [mock.call.close(Goodbye.REASON_LEAVING, OUTDATED), mock.call.discard()]
+
+
 def test_near_its_end_is_the_last_third(tmp_path: Path, state: Path, root: Authority, mercy: Identity) -> None:
     assert warns_from(0, 7 * DAY) == pytest.approx(7 * DAY * 2 / 3)
     assert warns_from(0, 3650 * DAY) == 3650 * DAY - WARNING_SECONDS
@@ -286,12 +384,8 @@ class Other:
     """A peer, as `Introductions` sees it."""
 
     def __init__(self, peer: Peer) -> None:
-        self.peer, self.kept, self.chain, self.conduct = (
-            peer,
-            frozenset[bytes](),
-            load_chain(peer.certificate),
-            Conduct(),
-        )
+        self.peer, self.kept, self.conduct = peer, frozenset[bytes](), Conduct()
+        self.chain = self.shaken = load_chain(peer.certificate)
 
 
 def test_a_renewed_certificate_is_announced_and_known(
@@ -343,7 +437,17 @@ def test_who_shows_an_issued_certificate_that_has_expired_does_not_dial(root: Au
 def test_strangers_do_not_fill_the_log(known: Authorities, mercy: Identity, card: Peer) -> None:
     """Whoever has a certificate of the authority gets as far as this."""
     us = Introductions(mercy, print, known)
+    revoked = {"ssl_tls_version": [b"TLSv1.3"], "x509_pem_cert": [mercy.certificate]}
     with capture_logs() as logs:
-        assert [us.caller({}, "ipv4:127.0.0.1:1", [card]) for _ in range(200)] == [None] * 200
-    assert len(logs) == COMPLAINTS_AT_ONCE
-    assert logs[0]["event"] == "refused a caller that is no configured peer"
+        for context in (*[{}] * 200, revoked):
+            with pytest.raises(CertificateRejected):
+                us.caller(context, "ipv4:127.0.0.1:1", [card])
+    assert [entry["event"] for entry in logs] == ["refused a caller that is no configured peer"] * 2
+    assert [entry["reason"].partition(":")[0] for entry in logs] == ["tls", "issuer"], "one does not hide the other"
+
+
+def test_what_a_caller_hears(known: Authorities, mercy: Identity) -> None:
+    us = Introductions(mercy, print, known)
+    assert us.refusal("stranger") == NOT_ADMITTED
+    assert us.refusal("revoked") == NOT_CERTIFIED
+    assert Introductions(mercy, print).refusal("replaced") == NOT_ADMITTED

@@ -110,7 +110,7 @@ def test_a_node_has_so_many_keys_and_no_more(tmp_path: Path, mercy: Identity) ->
 
 
 def test_a_directory_that_can_not_be_written(tmp_path: Path, mercy: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_only(path: Path, content: bytes) -> None:
+    def read_only(path: Path, content: bytes, model: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr("conlora.net.rotation.write_private", read_only)

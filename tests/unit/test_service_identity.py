@@ -97,3 +97,12 @@ def test_a_running_service_does_not_look_where_it_may_not(tmp_path: Path, starte
 def test_a_running_service_says_that_it_has_to_be_restarted(tmp_path: Path, started, mercy: Identity) -> None:
     with pytest.raises(Refused, match="restart it before the next certificate takes over, and its peers are told"):
         Certificates(started(), tmp_path / "state", None, cast(Mesh, Watched(mercy))).read()
+
+
+def test_a_service_that_knows_the_next_certificate_need_not_be_restarted(
+    tmp_path: Path, started, mercy: Identity
+) -> None:
+    """`conlora cert install` tells it of one that it may have found by itself."""
+    rotate(tmp_path / "mercy", 3600)
+    place = started()
+    Certificates(place, tmp_path / "state", None, cast(Mesh, Watched(load_identity(place)))).read()

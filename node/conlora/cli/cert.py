@@ -92,7 +92,7 @@ def request(config: ConfigOption = None) -> None:
     from conlora.net.issued import with_issued
 
     basics = load_basics(config_path(config))
-    typer.echo(make_request(with_issued(load_identity(basics.identity_dir), basics.state_dir)), nl=False)
+    typer.echo(make_request(with_issued(load_identity(basics.identity_dir), basics.state_dir), time.time()), nl=False)
 
 
 @app.command()
@@ -113,21 +113,25 @@ def install(
     authorities = load_authorities(basics.ca_file) if basics.ca_file else None
     identity = with_issued(load_identity(basics.identity_dir), basics.state_dir)
     end = put(identity, basics.state_dir, file, authorities, time.time())
-    told = _told(config, "peers see it from now on, and no link was ended")
+    told = _told(config, "peers see it from now on, and no link was ended", end)
     if json:
         print_json({"expires": end})
         return
     console.print(f"installed; expires on {day(end)}; {told}", soft_wrap=True)
 
 
-def _told(config: Path | None, done: str) -> str:
-    """What has come of telling the daemon that something is new."""
+def _told(config: Path | None, done: str, end: float | None = None) -> str:
+    """What has come of telling the daemon that something is new. end: of a certificate that it may have found by itself."""
     from conlora.cli.admin import admin_client
     from conlora.errors import NodeSlow, NodeUnreachable, Refused
 
     try:
         with admin_client(config) as client:
-            client.read_identity()
+            try:
+                client.read_identity()
+            except Refused:
+                if end is None or client.status().certificate_expires != end:
+                    raise
     except NodeSlow:
         return "the daemon is busy, and looks once a minute; then it tells peers, and `conlora cert` shows who knows it"
     except NodeUnreachable:

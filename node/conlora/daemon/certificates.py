@@ -11,7 +11,7 @@ from conlora.net.authorities import load_authorities
 from conlora.net.certificates import expires, warns
 from conlora.net.expiry import day, warning
 from conlora.net.identity import NEXT_CERTIFICATE_FILE, Identity, load_identity, loaded_credentials
-from conlora.net.issued import ISSUED_FILE, with_issued
+from conlora.net.issued import ISSUED_FILE, lacks_one_for_next, with_issued
 from conlora.net.mesh import Mesh
 from conlora.net.rotation import take_over
 from conlora.net.wire import OUTDATED, Goodbye
@@ -47,7 +47,10 @@ class Certificates:
     async def watch(self) -> None:
         """Looks at all of them, for ever."""
         while True:
-            self.look(time.time())
+            try:
+                self.look(time.time())
+            except Exception as error:  # a defect, perhaps a library's: the next look may find the file mended
+                log.error("a look at certificates has failed by a defect; the next is in a minute", exc_info=error)
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self, now: float) -> None:
@@ -83,7 +86,7 @@ class Certificates:
         """Takes up what `conlora cert` has put beside the identity or installed, and tells peers. Raises ConfigError, StateError,
         and Refused where this service has a copy of its keys, which its manager makes at a start.
         """
-        if not self._refreshed() and loaded_credentials():
+        if not self._refreshed() and loaded_credentials() and not self.identity.next:
             raise Refused(
                 "the service has a copy of the identity from its start: restart it before the next certificate takes over, and "
                 "its peers are told"
@@ -118,9 +121,10 @@ class Certificates:
             if self._is_due(NEXT_CERTIFICATE_FILE, now):
                 log.error("the next certificate can't be taken up", reason=str(error))
         identity = self.identity
-        if identity.issued and identity.next and not identity.next.issued and self._is_due("request", now):
+        if identity.issued and identity.next and lacks_one_for_next(identity, now) and self._is_due("request", now):
             log.warning(
-                "no authority has issued a certificate for the next key yet: `conlora cert request` asks for it",
+                "no authority has issued a certificate for the next key that is good at the takeover: `conlora cert request` "
+                "asks for it",
                 takes_over=day(identity.next.takes_over_at),
             )
 
@@ -138,6 +142,7 @@ class Certificates:
             if state.link and (why := self._mesh.introductions.outdated(state, now)):
                 log.warning("a link is ended, for its peer is let in no more", peer=state.peer.name, reason=why)
                 state.link.close(Goodbye.REASON_LEAVING, OUTDATED)
+                state.link.discard()  # nothing more is taken from it
 
     def _take_over(self) -> None:
         following = self.identity.at(time.time())

@@ -23,6 +23,7 @@ from conlora.net.identity import Peer
 LONGEST_CHAIN = 5  # certificates that a node shows: its own, and authorities in between
 _LIST = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 _ANY = Criticality.AGNOSTIC
+_BOTH_ENDS = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
 
 Chain = tuple[x509.Certificate, ...]  # what a node shows: its own certificate first
 
@@ -44,14 +45,23 @@ def _may_shake_hands(policy: Policy, certificate: x509.Certificate, usage: x509.
 
 def _for_both_ends(policy: Policy, certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
     """Either node of an edge may dial."""
-    if usage and not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(usage):
+    if usage and not _BOTH_ENDS.issubset(usage):
         raise ValueError("its extendedKeyUsage has to hold both serverAuth and clientAuth, or be left out")
+
+
+def _signs_for_both_ends(policy: Policy, certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
+    """TLS takes an issuer's for a limit on what it issues."""
+    if usage and not _BOTH_ENDS.issubset(usage):
+        raise ValueError(
+            "the extendedKeyUsage of its issuer has to hold both serverAuth and clientAuth, or be left out"
+        )
 
 
 _OF_AUTHORITIES = (
     ExtensionPolicy.permit_all()
     .require_present(x509.BasicConstraints, _ANY, None)
     .may_be_present(x509.KeyUsage, _ANY, _may_sign)
+    .may_be_present(x509.ExtendedKeyUsage, _ANY, _signs_for_both_ends)
 )
 _OF_NODES = (
     ExtensionPolicy.permit_all()
@@ -66,7 +76,7 @@ class Authorities:
     """The certificates and revocation lists of a `ca_file`."""
 
     def __init__(self, certificates: list[x509.Certificate], lists: list[x509.CertificateRevocationList]) -> None:
-        self._certificates = certificates
+        self._store = Store(certificates)
         self._lists = lists
         self.pem = to_pem(certificates)  # what TLS is to trust
 
@@ -75,13 +85,19 @@ class Authorities:
 
         Raises CertificateRejected, also with reason `another-node` or `replaced`.
         """
-        with of_a_stranger():
-            key = public_bytes(chain[0].public_key())
-        if not peer.holds(key):
-            raise CertificateRejected("another-node", f"the certificate is not for the key on the card of {peer.name}")
-        if not peer.holds(key, now):
-            raise CertificateRejected("replaced", "the certificate is for a key that was replaced by a newer one")
+        _check_key(chain, peer, now)
         self.check(chain, peer.node_id, now)
+
+    def admit_still(self, shown: Chain, newest: Chain, peer: Peer, now: float) -> None:
+        """Whether a link may go on that began with what was `shown`. newest: what was announced on it since, or the same.
+
+        What is announced is public, and proves nothing: it counts for as long as the key does that has shaken hands. Raises as
+        `admit`.
+        """
+        _check_key(shown, peer, now)
+        with of_a_stranger():
+            self._check_not_revoked(shown)
+        self.admit(newest, peer, now)
 
     def check(self, chain: Chain, node_id: str, now: float) -> None:
         """Whether this certificate lets the node in now. now: seconds since the epoch.
@@ -91,9 +107,7 @@ class Authorities:
         """
         with of_a_stranger():
             check_validity(chain[0], now)
-            path = self._path(chain, node_id, now)
-            for certificate, issuer in itertools.pairwise(path):
-                self._check_not_revoked(certificate, issuer)
+            self._check_not_revoked(self._path(chain, node_id, now))
 
     def _path(self, chain: Chain, node_id: str, now: float) -> list[x509.Certificate]:
         """From the node's certificate to one of the file."""
@@ -101,7 +115,7 @@ class Authorities:
             raise CertificateRejected("issuer", f"the certificate comes with more than {LONGEST_CHAIN - 1} others")
         verifier = (
             PolicyBuilder()
-            .store(Store(self._certificates))
+            .store(self._store)
             .time(datetime.datetime.fromtimestamp(now, datetime.UTC))
             .extension_policies(ca_policy=_OF_AUTHORITIES, ee_policy=_OF_NODES)
             .build_server_verifier(x509.DNSName(tls_name(node_id)))
@@ -114,11 +128,12 @@ class Authorities:
                 f"the certificate is not one that an authority in ca_file has issued for this node ({_why(error)})",
             ) from None
 
-    def _check_not_revoked(self, certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-        for revoked in self._lists:
-            if revoked.get_revoked_certificate_by_serial_number(certificate.serial_number) and _has_signed(
-                issuer, revoked
-            ):
+    def _check_not_revoked(self, certificates: Iterable[x509.Certificate]) -> None:
+        """An authority is its name here: its new key revokes what its old one has issued. Some certificate of the file has signed
+        each of the lists.
+        """
+        for certificate, revoked in itertools.product(certificates, self._lists):
+            if certificate.issuer == revoked.issuer and _holds(revoked, certificate.serial_number):
                 raise CertificateRejected("revoked", "the certificate was revoked by an authority in ca_file")
 
 
@@ -126,21 +141,32 @@ def load_authorities(path: Path) -> Authorities:
     """Reads a `ca_file`. Raises ConfigError where it can't be read, has no certificate, or a list that none has signed."""
     try:
         content = path.read_bytes()
-        certificates = x509.load_pem_x509_certificates(content)
-        lists = [x509.load_pem_x509_crl(found) for found in _LIST.findall(content)]
-        Store(certificates)
-    except (OSError, ValueError) as error:
+        with of_a_stranger():
+            certificates = x509.load_pem_x509_certificates(content)
+            lists = [x509.load_pem_x509_crl(found) for found in _LIST.findall(content)]
+            authorities = Authorities(certificates, lists)
+            orphans = [each.issuer.rfc4514_string() for each in lists if not _is_signed_by_one_of(certificates, each)]
+    except (OSError, CertificateRejected) as error:
+        reason = error.detail if isinstance(error, CertificateRejected) else error
         raise ConfigError(
-            f"ca_file: {path} can't be read ({error}); it has to hold certificates of authorities, and may hold their revocation "
-            "lists, in PEM"
+            f"ca_file: {path} can't be read ({reason}); it has to hold certificates of authorities, and may hold their "
+            "revocation lists, in PEM"
         ) from error
-    for revoked in lists:
-        if not any(_has_signed(certificate, revoked) for certificate in certificates):
-            raise ConfigError(
-                f"ca_file: {path} holds a revocation list of {revoked.issuer.rfc4514_string()}, but not the certificate that has "
-                "signed it; add that"
-            )
-    return Authorities(certificates, lists)
+    found = len(certificates) + len(lists)
+    if not content.count(b"-----BEGIN ") == content.count(b"-----END ") == found:
+        raise ConfigError(
+            f"ca_file: {path} holds {found} certificates and revocation lists, and something else, or one that is damaged or cut "
+            "off; put it together again"
+        )
+    if orphans:
+        raise ConfigError(
+            f"ca_file: {path} holds a revocation list of {orphans[0]}, but not the certificate that has signed it; add that"
+        )
+    return authorities
+
+
+def _is_signed_by_one_of(certificates: list[x509.Certificate], revoked: x509.CertificateRevocationList) -> bool:
+    return any(_has_signed(certificate, revoked) for certificate in certificates)
 
 
 def _has_signed(certificate: x509.Certificate, revoked: x509.CertificateRevocationList) -> bool:
@@ -148,6 +174,33 @@ def _has_signed(certificate: x509.Certificate, revoked: x509.CertificateRevocati
         return certificate.subject == revoked.issuer and revoked.is_signature_valid(certificate.public_key())  # type: ignore[arg-type]
     except (TypeError, ValueError, UnsupportedAlgorithm):  # a key that signs no lists
         return False
+
+
+def _holds(revoked: x509.CertificateRevocationList, number: int) -> bool:
+    """Whether the list withdraws a certificate of its own issuer. In an indirect one are those of others, behind an entry that
+    says so.
+    """
+    if revoked.get_revoked_certificate_by_serial_number(number) is None:
+        return False  # of most lists, which may be long
+    own = True
+    for entry in revoked:
+        try:
+            names = entry.extensions.get_extension_for_class(x509.CertificateIssuer).value
+            own = x509.DirectoryName(revoked.issuer) in list(names)
+        except x509.ExtensionNotFound:
+            pass
+        if own and entry.serial_number == number:
+            return True
+    return False
+
+
+def _check_key(chain: Chain, peer: Peer, now: float) -> None:
+    with of_a_stranger():
+        key = public_bytes(chain[0].public_key())
+    if not peer.holds(key):
+        raise CertificateRejected("another-node", f"the certificate is not for the key on the card of {peer.name}")
+    if not peer.holds(key, now):
+        raise CertificateRejected("replaced", "the certificate is for a key that was replaced by a newer one")
 
 
 def load_chain(pem: bytes) -> Chain:

@@ -9,13 +9,14 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from conlora.errors import CertificateRejected
+from conlora.errors import CertificateRejected, Unanswered
 from conlora.net.authorities import Authorities, Chain, load_chain, to_pem
 from conlora.net.certificates import load_certificate, node_id_of, of_a_stranger, public_bytes, tls_name
 from conlora.net.identity import Identity, Peer
-from conlora.net.wire import MAX_FRAME_BYTES
+from conlora.net.wire import HANDSHAKE_SECONDS, MAX_FRAME_BYTES
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = HANDSHAKE_SECONDS
+NEXT_ADDRESS_SECONDS = 0.25  # as gRPC does: a name's first address may be dead
 LOOK_BYTES = 65536
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
@@ -76,18 +77,26 @@ def dialling_credentials(
     mine = identity.at(now)
     roots = b"".join(peer.accepted(now)) if chain is None else to_pem(chain[:1]) or mine.certificate
     credentials = grpc.ssl_channel_credentials(roots, mine.key, mine.shown)
-    return credentials, [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls_name(peer.node_id))]
+    options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls_name(peer.node_id))]
+    if chain is not None:
+        options.append(
+            ("grpc.enable_http_proxy", 0)
+        )  # `presented` knows of none, and both have to come to the same place
+    return credentials, options
 
 
 async def expected(peer: Peer, authorities: Authorities) -> Chain:
-    """What the peer's address shows now, once it was found good; empty where nobody answers.
+    """What the peer's address shows now, once it was found good.
 
     TLS alone would take what an authority has issued for another key under the peer's name. So it is looked at first, in a
-    connection of its own, and then the very same certificate is the only one that is trusted. Raises CertificateRejected.
+    connection of its own, and then the very same certificate is the only one that is trusted. Raises CertificateRejected, and
+    Unanswered where nobody is there.
     """
     shown = await presented(peer)
     if shown is None:
-        return ()
+        raise Unanswered(
+            f"{peer.name} does not answer at {peer.address}; is it running, and does a firewall let this node through?"
+        )
     authorities.admit(chain := load_chain(shown), peer, time.time())
     return chain
 
@@ -162,7 +171,9 @@ async def presented(peer: Peer) -> bytes | None:
     connection = context.wrap_bio(heard, said, server_hostname=tls_name(peer.node_id))
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            reader, writer = await asyncio.open_connection(
+                host.strip("[]"), int(port), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
+            )
             try:
                 while not _shaken(connection):
                     writer.write(said.read())
@@ -170,7 +181,10 @@ async def presented(peer: Peer) -> bytes | None:
                         return None  # it has hung up
             finally:
                 writer.transport.abort()
-    except (OSError, TimeoutError):  # ssl.SSLError is an OSError
+    except (
+        OSError,
+        ValueError,
+    ):  # TimeoutError and ssl.SSLError are the former, UnicodeError of a host's name the latter
         return None
     return "".join(_chain_of(connection)).encode() or None
 

@@ -26,6 +26,7 @@ class PeerState:
     retry_at: float = 0.0  # monotonic; 0: not waiting
     kept: frozenset[bytes] = frozenset()  # see `introductions.Acquaintance`
     chain: Chain = ()  # likewise
+    shaken: Chain = ()  # likewise
     past: Counts = field(default_factory=Counts)  # of links that have ended
     conduct: Conduct = field(default_factory=Conduct)
     turnstile: Turnstile = field(default_factory=Turnstile)

@@ -50,13 +50,14 @@ def reason(line: str) -> str | None:
 class Refusals:
     """Logs the first refusal of each reason, and after that how many there were since, at most once in a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: str = "TLS has refused a connection") -> None:
+        self._event = event
         self._seldom = Seldom(QUIET_SECONDS, 4 * len(REASONS))
 
-    def add(self, why: str, now: float) -> None:
-        """now: seconds of any clock that does not jump."""
+    def add(self, why: str, now: float, **more: str) -> None:
+        """now: seconds of any clock that does not jump. more: of this one, for the log; perhaps the reason in other words."""
         if told := self._seldom.add(why, now):
-            log.warning("TLS has refused a connection", reason=told[0], times=told[1])
+            log.warning(self._event, times=told[1], **{"reason": told[0]} | more)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from conlora.config import Address, Section, load_section
 from conlora.errors import CardError, CertificateRejected, ConfigError
+from conlora.files import give_to_owner
 from conlora.net.certificates import (
     LAG_SECONDS,
     check_soundness,
@@ -184,12 +185,14 @@ def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Makes a file that only its owner may read; it must not be there yet."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def write_private(path: Path, content: bytes, model: Path | None = None) -> None:
+    """Makes a file that only its owner may read; it must not be there yet. model: see `files.give_to_owner`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
+        if model:
+            give_to_owner(descriptor, model)
         os.fsync(file.fileno())
 
 

@@ -8,7 +8,6 @@ from typing import Protocol
 import structlog
 from cryptography import x509
 
-from conlora.core.budget import Budget
 from conlora.core.conduct import Conduct
 from conlora.errors import CertificateRejected, PeerError, ProtocolError, StateError
 from conlora.net import wire
@@ -16,13 +15,11 @@ from conlora.net.authorities import Authorities, Chain, is_self_issued, load_cha
 from conlora.net.certificates import check_validity, expires
 from conlora.net.credentials import caller, expected, presented
 from conlora.net.expiry import day
+from conlora.net.handshakes import Refusals
 from conlora.net.identity import Identity, Peer
 from conlora.net.wire import Frame
 
 log = structlog.get_logger()
-
-# All that an authority has certified can call as often as they like; the log must not grow with that.
-COMPLAINTS_AT_ONCE, COMPLAINTS_PER_SECOND = 64, 1 / 60
 
 REMEDIES = {
     "expired": "its operator has to run `conlora cert rotate`",
@@ -44,6 +41,7 @@ class Acquaintance(Protocol):
     conduct: Conduct
     kept: frozenset[bytes]  # SHA-256 of those of our certificates that it says to have stored
     chain: Chain  # what it has shown last, or announced, where authorities decide; else empty
+    shaken: Chain  # what it has shown when it shook hands on the present link, likewise
 
 
 class Introductions:
@@ -56,7 +54,7 @@ class Introductions:
         self.identity = identity
         self.authorities = authorities
         self._keep = keep
-        self._complaints = Budget(COMPLAINTS_AT_ONCE, COMPLAINTS_PER_SECOND)
+        self._refusals = Refusals("refused a caller that is no configured peer")
 
     @property
     def _announced(self) -> list[bytes]:
@@ -93,15 +91,19 @@ class Introductions:
 
     def caller(
         self, auth_context: Mapping[str, Iterable[bytes]], address: str, peers: Iterable[Peer]
-    ) -> tuple[Peer, Chain] | None:
-        """See `credentials.caller`; None where who has dialled us is refused, with the reason in the log."""
+    ) -> tuple[Peer, Chain]:
+        """See `credentials.caller`, which raises CertificateRejected where who has dialled us is refused; the log has why."""
         try:
             return caller(auth_context, peers, self.authorities)
         except CertificateRejected as error:
-            if self._complaints.spend(1, time.monotonic()):
-                reason = wire.printable(str(error))
-                log.warning("refused a caller that is no configured peer", reason=reason, address=address)
-            return None
+            reason = wire.printable(str(error))
+            self._refusals.add(error.reason, time.monotonic(), reason=reason, address=address)
+            raise
+
+    def refusal(self, reason: str) -> str:
+        """What who has dialled us hears, whom `caller` has refused for that reason."""
+        known = self.authorities and reason not in ("stranger", "tls", "format")
+        return wire.NOT_CERTIFIED if known else wire.NOT_ADMITTED
 
     async def expected(self, peer: Peer) -> Chain | None:
         """See `credentials.expected`; None where no authorities decide. Raises PeerError where the peer is refused."""
@@ -114,10 +116,10 @@ class Introductions:
             raise PeerError(f"{peer.name} is refused, for {wire.printable(error.detail)}; {remedy}") from None
 
     def outdated(self, other: Acquaintance, now: float) -> str:
-        """Why what the peer has shown counts no more, where authorities decide; nothing where it counts."""
+        """Why what the peer has shown on its link counts no more, where authorities decide; nothing where it counts."""
         try:
             if self.authorities:
-                self.authorities.admit(other.chain, other.peer, now)
+                self.authorities.admit_still(other.shaken, other.chain, other.peer, now)
         except CertificateRejected as error:
             return str(error)
         return ""

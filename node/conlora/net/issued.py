@@ -13,19 +13,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from conlora.errors import CertificateRejected, ConfigError, StateError
-from conlora.files import give_to_owner, replace_file
+from conlora.files import read_file, replace_file
 from conlora.net import wire
 from conlora.net.authorities import Authorities, Chain, load_chain, to_pem
-from conlora.net.certificates import of_a_stranger, public_bytes, subject_of, tls_name
+from conlora.net.certificates import expires, of_a_stranger, public_bytes, subject_of, tls_name, warns
 from conlora.net.identity import Identity
 
 ISSUED_FILE = "issued.crt"
 
 
-def request(identity: Identity) -> bytes:
-    """A certificate signing request (PEM): for the next key where that has no certificate yet, else for the one in use."""
-    following = identity.next
-    subject = following if following and not following.issued else identity
+def request(identity: Identity, now: float) -> bytes:
+    """A certificate signing request (PEM): for the next key where that has no certificate yet, else for the one in use.
+
+    A certificate that does not do for the takeover is as good as none, but for one in use that is near its end.
+    """
+    following, subject = identity.next, identity
+    if following and lacks_one_for_next(identity, now):
+        presses = following.issued and (not identity.issued or now > warns(identity.issued))
+        subject = identity if presses else following
     name, key = subject_of(subject.node_id, subject.lineage), _private_key(subject)
     builder = (
         x509.CertificateSigningRequestBuilder()
@@ -39,11 +44,20 @@ def request(identity: Identity) -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+def lacks_one_for_next(identity: Identity, now: float) -> bool:
+    """Whether one has to be issued for the next key before it takes over: there is none, or it ends too early."""
+    following = identity.next
+    if not following:
+        return False
+    issued = following.issued
+    return not issued or now > warns(issued) or expires(issued) <= following.takes_over_at
+
+
 def with_issued(identity: Identity, state_dir: Path) -> Identity:
     """The identity with what was installed for its keys. Raises StateError where that can't be read."""
     path = state_dir / ISSUED_FILE
     try:
-        chains = _by_key(load_chain(path.read_bytes()), identity)
+        chains = _by_key(load_chain(read_file(path)), identity)
     except FileNotFoundError:
         return identity
     except (OSError, CertificateRejected) as error:
@@ -80,8 +94,7 @@ def install(identity: Identity, state_dir: Path, source: Path, authorities: Auth
         )
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace_file(state_dir / ISSUED_FILE, to_pem(chain) + b"".join(others.values()))
-        give_to_owner(state_dir / ISSUED_FILE, state_dir)
+        replace_file(state_dir / ISSUED_FILE, to_pem(chain) + b"".join(others.values()), model=state_dir)
     except OSError as error:
         raise ConfigError(
             f"{state_dir}: the issued certificate can't be written ({error}); run this as a user who may write there"
@@ -103,12 +116,26 @@ def _public(certificate: x509.Certificate) -> bytes:
 
 
 def _by_key(certificates: Chain, identity: Identity) -> dict[bytes, bytes]:
-    """Chains (PEM): each of the node's keys has its certificate, and all that follow up to that for another one."""
+    """Chains (PEM): each of the node's keys has its certificate, and the authorities that follow, up to any other.
+
+    That may be one for a key that the node does not have any more.
+    """
     keys, chains, key = {_key(each) for each in _owners(identity)}, dict[bytes, bytes](), b""
     for certificate in certificates:
-        key = found if (found := _public(certificate)) in keys else key
+        if (found := _public(certificate)) in keys:
+            key = found
+        elif not _is_an_authoritys(certificate):
+            key = b""
         chains[key] = chains.get(key, b"") + to_pem([certificate])
     return chains
+
+
+def _is_an_authoritys(certificate: x509.Certificate) -> bool:
+    with of_a_stranger():
+        try:
+            return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except x509.ExtensionNotFound:
+            return False
 
 
 def _private_key(identity: Identity) -> ec.EllipticCurvePrivateKey:

@@ -10,7 +10,7 @@ import structlog
 
 from conlora.core.conduct import Quarantine
 from conlora.core.federation import FederationSettings
-from conlora.errors import PeerError, Refused, SettingsMismatch
+from conlora.errors import CertificateRejected, PeerError, Refused, SettingsMismatch, Unanswered
 from conlora.net import wire
 from conlora.net.authorities import Authorities, Chain
 from conlora.net.conversation import LinkClosed
@@ -201,11 +201,11 @@ class Mesh:
 
     async def accept(self, context: ServicerContext) -> None:
         """A configured peer, or somebody else, has dialled."""
-        known = self.introductions.caller(context.auth_context(), context.peer(), self._peers)
-        if known is None:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not admitted")
+        try:
+            peer, chain = self.introductions.caller(context.auth_context(), context.peer(), self._peers)
+        except CertificateRejected as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, self.introductions.refusal(error.reason))
             return
-        peer, chain = known
         state = self.states[peer.node_id]
         if state.conduct.quarantine:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, wire.QUARANTINED)
@@ -230,7 +230,7 @@ class Mesh:
             self.introductions.check_own()
             chain = await self.introductions.expected(state.peer)
         except PeerError as error:
-            state.note(str(error), refused=True)
+            state.note(str(error), refused=not isinstance(error, Unanswered))
             return
         async with dialled_stream(self.introductions.identity, state.peer, chain) as stream:
             await self._converse(state, stream, chain or (), dialled=True)
@@ -243,9 +243,8 @@ class Mesh:
         try:
             if await link.shake_hands(self._name, self._instance, self._settings):
                 return
-            state.chain = chain
             try:
-                await self._admit(state, link)
+                await self._admit(state, link, chain)
                 await link.run(self._node)
             finally:
                 link.discard()
@@ -269,7 +268,7 @@ class Mesh:
                 state.link.close(Goodbye.REASON_QUARANTINED, wire.QUARANTINED)
         await link.farewell()
 
-    async def _admit(self, state: PeerState, link: Link) -> None:
+    async def _admit(self, state: PeerState, link: Link, chain: Chain) -> None:
         """Makes `link` the edge's link, unless there is a better one. Raises LinkClosed for the one that gives way."""
         if state.conduct.quarantine:
             await link.part(wire.goodbye(Goodbye.REASON_QUARANTINED, wire.QUARANTINED))
@@ -287,6 +286,7 @@ class Mesh:
             current.close(Goodbye.REASON_DUPLICATE)
             state.past += current.counts
         state.link, state.refused, state.left, state.last_error = link, False, False, ""
+        state.chain = state.shaken = chain
         for snapshot in self._node.link_up(state.peer):
             link.offer(snapshot)
         for frame in self.introductions.announcements():

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from conlora.errors import CertificateRejected, ConfigError, Refused, StateError
-from conlora.files import give_to_owner, replace_file, sync_directory
+from conlora.files import replace_file, sync_directory
 from conlora.net.certificates import (
     HANDOVER_BYTES,
     MOST_HANDOVERS,
@@ -66,10 +66,9 @@ def rotate(directory: Path, overlap_seconds: float) -> Identity:
     try:
         take_over(directory)  # what an earlier rotation may have left
         (directory / NEXT_KEY_FILE).unlink(missing_ok=True)  # of one that was broken off before there was a certificate
-        write_private(directory / NEXT_KEY_FILE, private_bytes(following))
-        give_to_owner(directory / NEXT_KEY_FILE, directory / KEY_FILE)
-        replace_file(directory / NEXT_CERTIFICATE_FILE, certificate.public_bytes(serialization.Encoding.PEM))
-        give_to_owner(directory / NEXT_CERTIFICATE_FILE, directory / CERTIFICATE_FILE)
+        write_private(directory / NEXT_KEY_FILE, private_bytes(following), directory / KEY_FILE)
+        pem = certificate.public_bytes(serialization.Encoding.PEM)
+        replace_file(directory / NEXT_CERTIFICATE_FILE, pem, directory / CERTIFICATE_FILE)
     except OSError as error:
         raise ConfigError(
             f"{directory}: the next certificate can't be written ({error}); run this as the user whom the directory belongs to"

@@ -143,6 +143,11 @@ def explain(peer_name: str, error: BaseException) -> PeerError:
         match error.code():
             case grpc.StatusCode.PERMISSION_DENIED if wire.QUARANTINED in details:
                 return PeerError(f"{peer_name} has quarantined this node; ask its operator why, and to lift that")
+            case grpc.StatusCode.PERMISSION_DENIED if details == wire.NOT_CERTIFIED:
+                return PeerError(
+                    f"{peer_name} knows this node's key, and does not take the certificate for it; run `conlora cert install`, "
+                    "or ask its operator why"
+                )
             case grpc.StatusCode.PERMISSION_DENIED:
                 return PeerError(f"{peer_name} does not admit this node; its operator has to add this node's card")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:

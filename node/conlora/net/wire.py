@@ -41,6 +41,8 @@ OUTDATED = "the certificate behind this link counts no more"  # what a good-bye 
 PARTING = "its operator has removed this node"  # what a good-bye says
 LEFT = "the node has left"  # what a dialler hears
 HAS_LEFT = "has left; the link comes up again when it comes back"  # what the operator reads after its name
+NOT_ADMITTED = "not admitted"  # what a dialler hears whom the node does not know
+NOT_CERTIFIED = "not certified"  # ... whose key it knows, and no authority lets it use that now
 QUARANTINED = "quarantined"  # what a good-bye begins with, and what a dialler hears
 
 
