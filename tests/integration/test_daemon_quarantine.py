@@ -156,6 +156,6 @@ def test_floods_take_no_more_memory_than_the_formula_says(daemons: Daemons, tmp_
                 pass
         wait_until(lambda: a.status().peers[0].link != "up", "the link ended")  # type: ignore[union-attr]
     frames = 2 * MAX_FRAME_BYTES + 6 * 256 * 1024
-    grpc_own = 48 * MIB
+    grpc_own = 64 * MIB
     assert resident(pid, "VmHWM") - before < frames + grpc_own
     assert a.status().peers[0].refused.keys() <= {"out-of-place", "no-frame", "rate", "too-large"}  # type: ignore[union-attr]
