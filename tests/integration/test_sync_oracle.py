@@ -1,6 +1,7 @@
 """Lockstep with real daemons over gRPC equals what plain numpy makes of all nodes' vectors: W applied, or clipping."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_sync_equals_the_dumb_oracle(
     assert [node["rounds"] for node in summary["runs"][0]["nodes"]] == [ROUNDS] * nodes
 
 
+def radius(neighbours: list[tuple[float, float]]) -> float:
+    """Of distances and weights: the farthest one is left out."""
+    *near, (_, weight) = sorted(neighbours)
+    return math.sqrt(sum(w * d * d for d, w in near) / weight) if near else neighbours[0][0]
+
+
 @pytest.mark.usefixtures("forks")
 @pytest.mark.long
 def test_clipping_equals_the_dumb_oracle(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
@@ -69,8 +76,7 @@ def test_clipping_equals_the_dumb_oracle(tmp_path: Path, tiny_model: Path, tiny_
     radii = None
     for y, x in federation(tmp_path, tiny_model, tiny_data, 7, "T2", mixing={"robust": "clipping"}):
         far = np.linalg.norm(y[:, None] - y[None], axis=2)
-        near = [sorted(far[i, j] for j in graph.neighbors(i)) for i in graph]
-        seen = [distances[max(0, len(distances) - 2)] for distances in near]
+        seen = [radius([(far[i, j], w[i, j]) for j in graph.neighbors(i)]) for i in graph]
         told = radii or seen
         mixed, clipped = y.copy(), 0
         for i, j in graph.to_directed().edges:
