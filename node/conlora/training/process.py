@@ -106,9 +106,9 @@ class TrainerProcess:
     async def messages(self) -> AsyncIterator[FromTrainer]:
         """What the trainer says, until it ends or dies."""
         try:
-            while data := await self._reader.readline():
+            while (data := await self._reader.readline()).endswith(b"\n"):  # else it was cut off
                 yield FROM_TRAINER.validate_json(data)
-        except ConnectionResetError:
+        except ConnectionError:  # also one that this side's writing has met
             return
 
     async def exited(self) -> str:
