@@ -81,7 +81,7 @@ class Adapter:
             values = _whole(place.parameter)[place.part]
             torch.from_numpy(view).copy_(values, non_blocking=values.is_cuda)
         if staged is not None:
-            torch.cuda.synchronize()  # copies are queued behind the step that they are of, and waited for together
+            self._wait()  # copies are queued behind the step that they are of, and waited for together
             np.copyto(vector, staged)
         return vector
 
@@ -95,17 +95,25 @@ class Adapter:
                 place = self._places[name]
                 _put(place.parameter, place.part, torch.from_numpy(np.ascontiguousarray(view)))
         if staged is not None:
-            torch.cuda.synchronize()  # the next read or write takes the same memory
+            self._wait()  # the next read or write takes the same memory
 
     def _staged(self, size: int) -> Vector | None:
         """For models on a GPU: page-locked memory, which is copied from and to at the full speed of the bus and without a
         wait for each tensor; shape `(size,)`.
         """
-        if not any(place.parameter.is_cuda for place in self._places.values()):
+        if not self._gpus():
             return None
         if self._pinned is None or len(self._pinned) < size:
             self._pinned = torch.empty(size, dtype=torch.float32, pin_memory=True).numpy()
         return self._pinned[:size]
+
+    def _wait(self) -> None:
+        for device in self._gpus():  # each has a queue of its own, and `device_map` spreads a model over several
+            torch.cuda.synchronize(device)
+
+    def _gpus(self) -> set[torch.device]:
+        places = self._places.values()
+        return {parameter.device for parameter in (place.parameter for place in places) if parameter.is_cuda}
 
     def state(self) -> dict[str, torch.Tensor]:
         """All parameters, whole, by the names that the model has for them."""
