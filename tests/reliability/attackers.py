@@ -53,7 +53,8 @@ def read_rows(path: Path) -> Rows:
 def train(directory: Path, rows: Rows, test: Rows, attack: str | None, seed: int, report: Path) -> None:
     """One program from its joining to its node's last round; writes its model's accuracy on the test rows.
 
-    seed: of the order in which it takes its rows.
+    seed: of the order in which it takes its rows. The learning rate falls to nothing by the last round, so that nodes agree
+    in the end: what is left between them is then the liar's doing, and not that of their last steps.
     """
     torch.set_num_threads(1)
     with conlora.join(directory) as guest:
@@ -70,12 +71,15 @@ def train(directory: Path, rows: Rows, test: Rows, attack: str | None, seed: int
             return model(**tokens).logits
 
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], guest.config.learning_rate)
+        training = guest.config.training
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, training.rounds * training.local_steps)
         draw = np.random.default_rng(seed)
         while not guest.finished:
             batch = [rows[i] for i in draw.choice(len(rows), BATCH)]
             loss = torch.nn.functional.cross_entropy(logits(batch), torch.tensor([label for _, label in batch]))
             loss.backward()
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
             guest.step(loss.item())
         model.eval()
