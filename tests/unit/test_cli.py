@@ -378,3 +378,14 @@ def test_a_certificate_of_an_authority(
     code, out, _ = conlora("cert", "rotate", "-c", config)
     assert code == 0
     assert "before that, have one issued for the next key: `conlora cert request`" in out
+
+
+@pytest.mark.parametrize(("columns", "width"), [({}, 200), ({"COLUMNS": "70"}, 70)], ids=["as it comes", "as asked"])
+def test_a_pipe_is_wide_enough_for_an_address(columns: dict[str, str], width: int) -> None:
+    """Rich takes 80 columns for one, and cuts off what a reader of a log needs."""
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | columns
+    script = "from conlora.cli.common import console; print(console.width)"
+    told = subprocess.run(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert int(told.stdout) == width

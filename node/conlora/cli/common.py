@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-console = Console(highlight=False)
+PIPE_COLUMNS = 200  # what is written into a file or a pipe has no width of its own; in Rich's 80 an address is cut off
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS)
 SYSTEM_CONFIG = Path("/etc/conlora/conlora.yaml")
 
 ConfigOption = Annotated[

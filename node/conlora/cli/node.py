@@ -41,16 +41,19 @@ def init(
         if advertise or service:
             raise ConfigError("--operator: nobody dials an operator; leave out --advertise and --service")
         identity, card = write_operator(directory, name)
-        console.print(f"[bold]{directory}/conlora.yaml[/]   set the node's address there, and put its card beside it")
-        console.print(f"[bold]{directory}/identity/[/]      the operator's key: show it to nobody")
+        console.print(
+            f"[bold]{directory}/conlora.yaml[/]   set the node's address there, and put its card beside it",
+            soft_wrap=True,
+        )
+        console.print(f"[bold]{directory}/identity/[/]      the operator's key: show it to nobody", soft_wrap=True)
         console.print(f"id       {identity.node_id}", soft_wrap=True)
         console.print(
             f"next     mail {card} to whoever keeps the node, for its operators_dir: read/ or full/", soft_wrap=True
         )
         return
     identity = write_node(directory, name, listen, advertise, service)
-    console.print(f"[bold]{directory}/conlora.yaml[/]   set model, task and data there")
-    console.print(f"[bold]{directory}/identity/[/]      this node's key: back it up, show it to nobody")
+    console.print(f"[bold]{directory}/conlora.yaml[/]   set model, task and data there", soft_wrap=True)
+    console.print(f"[bold]{directory}/identity/[/]      this node's key: back it up, show it to nobody", soft_wrap=True)
     console.print(f"node id  {identity.node_id}", soft_wrap=True)
     console.print(
         f"next     conlora id -c {directory}/conlora.yaml > {name}.yaml, and mail {name}.yaml to your partners",
