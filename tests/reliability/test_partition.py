@@ -100,7 +100,7 @@ def learner(node: Daemon, number: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 def rounds_on(nodes: list[Daemon]) -> int:
     """Waits until every node has made so many rounds more; returns a round that all have finished."""
-    began = [status.round for node in nodes if (status := node.status())]
+    began = [node.wait_for(lambda status: True, "answers").round for node in nodes]
     ended = [
         node.wait_for(lambda s, first=first: s.round >= first + ROUNDS, "goes on", 10 * ROUNDS * ROUND_SECONDS).round  # type: ignore[misc]
         for node, first in zip(nodes, began, strict=True)
