@@ -17,7 +17,6 @@ MEGABYTES = 0.03  # of an adapter
 EXCHANGES = 20_000  # snapshots that have arrived, both ways together
 SAMPLES = 400
 BREAKS = 200
-SAMPLE_SECONDS = 600.0  # longest wait for one: the machine may have other work
 MOST_GROWTH = 0.02  # of the resident memory, from the second quarter to the last
 
 
@@ -79,11 +78,7 @@ def exchange(folder: Path, exchanges: int, samples: int, breaks: int) -> tuple[d
         broken, last = 0, time.monotonic()
         while len(taken["a"]) < samples:
             due = exchanges * (len(taken["a"]) + 1) / samples
-            wait_until(
-                lambda due=due: arrived(nodes, nbytes) >= due,  # type: ignore[misc]
-                f"{due:.0f} exchanges",
-                SAMPLE_SECONDS,
-            )
+            wait_until(lambda due=due: arrived(nodes, nbytes) >= due, f"{due:.0f} exchanges")  # type: ignore[misc]
             for node in nodes:
                 taken[node.name].append(sample(node))
             if broken < breaks * len(taken["a"]) / samples:
