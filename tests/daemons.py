@@ -1,6 +1,8 @@
 """Real daemons for tests: node directories on loopback, processes, and waiting for conditions."""
 
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,15 +20,27 @@ from conlora.errors import NodeUnreachable
 from conlora.net.admin_client import AdminClient
 from conlora.net.identity import create_identity
 from conlora.net.status import NodeStatus
+from conlora.testbed.layout import PORTS
 
 PATIENCE = 120.0
+_ports = itertools.cycle(random.sample(PORTS, len(PORTS)))  # all runs of tests have their own order
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
+    """A loopback port that was free a moment ago, another one each time.
+
+    Not one of those that the kernel chooses from: it could give it to a connection before whoever it is for listens there.
+    """
+    return next(port for port in _ports if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
