@@ -1,7 +1,8 @@
 """Figure: the federation's errors as every node of a path estimates them, against exact ones, at three moments of a run.
 
 Seven nodes in a line fine-tune MiniLM on tweets; ends have one neighbour, the others two. At three moments all are paused,
-until sketches have reached everybody; then what each node says is compared with the figures from all nodes' vectors.
+until sketches have reached everybody; then what each node says is compared with the figures from all nodes' vectors of the
+rounds that they are of: each node's last one that was measured.
 """
 
 import csv
@@ -38,8 +39,8 @@ def test_a_path_of_seven(tmp_path: Path, rule: str, figures: Figures) -> None:
         for node in nodes:
             node.wait_for(lambda s: s.state == "paused" and all(p.link == "up" for p in s.peers), "linked", 300)
         for moment in MOMENTS:
-            rounds = train_until(nodes, moment)
-            views = wait_until(partial(settled, nodes, rounds), "every node knows every last round", 300)
+            train_until(nodes, moment)
+            views, rounds = wait_until(partial(settled, nodes), "every node knows every last sketch", 300)
             for when in ("before", "after"):  # mixing
                 updates = factors_of(nodes, rounds, when)
                 exact = consensus(measure(updates))
@@ -100,20 +101,22 @@ def path_of_nodes(daemons: Daemons, directory: Path, rule: str) -> list[Daemon]:
     return nodes
 
 
-def train_until(nodes: Sequence[Daemon], moment: int) -> list[int]:
-    """Lets all nodes train to a round at least, and pauses them; returns the rounds that they have made."""
+def train_until(nodes: Sequence[Daemon], moment: int) -> None:
+    """Lets all nodes train to a round at least, and pauses them."""
     for node in nodes:
         node.admin.resume()
     for node in nodes:
         node.wait_for(lambda s: s.round >= moment, f"round {moment}", 600)
-    return [node.admin.pause() for node in nodes]
+    for node in nodes:
+        node.admin.pause()
 
 
-def settled(nodes: Sequence[Daemon], rounds: list[int]) -> list[ConsensusView] | None:
-    """What every node says, once each has heard of the last round of each."""
-    wanted = dict(zip((node.name for node in nodes), rounds, strict=True))
+def settled(nodes: Sequence[Daemon]) -> tuple[list[ConsensusView], list[int]] | None:
+    """What every node says, once each has the last sketch of each, and the rounds that these are of."""
     views = [node.admin.consensus() for node in nodes]
-    return views if all({n.name: n.round for n in view.nodes} == wanted for view in views) else None
+    told = [{other.name: other.round for other in view.nodes} for view in views]
+    wanted = {node.name: rounds.get(node.name) for node, rounds in zip(nodes, told, strict=True)}
+    return (views, [told[0][node.name] for node in nodes]) if all(rounds == wanted for rounds in told) else None
 
 
 def factors_of(nodes: Sequence[Daemon], rounds: list[int], when: str) -> list[Factors]:
