@@ -11,6 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,12 @@ def seconds_of(
     command = [python, RUNNERS / script, "--nodes", str(nodes), "--rounds", str(rounds), *options]
     ours = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'node'}"} if python == Path(sys.executable) else {}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ours
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as runner:
+    with (
+        tempfile.TemporaryDirectory() as scratch,  # some leave files where they are started
+        subprocess.Popen(
+            command, cwd=scratch, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as runner,
+    ):
         try:
             out, err = runner.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:

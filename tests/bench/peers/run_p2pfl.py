@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 from p2pfl.settings import Settings
 
 Settings.general.DISABLE_RAY = True  # p2pfl starts it while it is imported
+Settings.general.LOG_DIR = f"logs-{os.getpid()}"  # made then, too: nodes that start at once would trip over one
 from p2pfl.learning.dataset.p2pfl_dataset import P2PFLDataset  # noqa: E402
 from p2pfl.learning.frameworks import Framework  # noqa: E402
 from p2pfl.learning.frameworks.learner import Learner  # noqa: E402
@@ -77,7 +78,6 @@ class Still(Learner):
 
 
 def node(place: Place) -> None:
-    Settings.general.LOG_DIR = str(place.folder / f"logs-{place.node}")
     Settings.set_from_dict(PATIENT)
     if place.tuned:
         Settings.set_from_dict(TUNED)
