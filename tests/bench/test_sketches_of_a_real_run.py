@@ -38,9 +38,10 @@ def test_a_path_of_seven(tmp_path: Path, rule: str, figures: Figures) -> None:
         nodes = path_of_nodes(daemons, tmp_path, rule)
         for node in nodes:
             node.wait_for(lambda s: s.state == "paused" and all(p.link == "up" for p in s.peers), "linked", 300)
+        rounds = [0] * NODES
         for moment in MOMENTS:
             train_until(nodes, moment)
-            views, rounds = wait_until(partial(settled, nodes), "every node knows every last sketch", 300)
+            views, rounds = wait_until(partial(settled, nodes, rounds), "every node knows every last sketch", 300)
             for when in ("before", "after"):  # mixing
                 updates = factors_of(nodes, rounds, when)
                 exact = consensus(measure(updates))
@@ -111,12 +112,17 @@ def train_until(nodes: Sequence[Daemon], moment: int) -> None:
         node.admin.pause()
 
 
-def settled(nodes: Sequence[Daemon]) -> tuple[list[ConsensusView], list[int]] | None:
-    """What every node says, once each has the last sketch of each, and the rounds that these are of."""
+def settled(nodes: Sequence[Daemon], earlier: list[int]) -> tuple[list[ConsensusView], list[int]] | None:
+    """What every node says, once each has the last sketch of each, and the rounds that these are of.
+
+    earlier: rounds of the sketches of the moment before, which don't count.
+    """
     views = [node.admin.consensus() for node in nodes]
     told = [{other.name: other.round for other in view.nodes} for view in views]
-    wanted = {node.name: rounds.get(node.name) for node, rounds in zip(nodes, told, strict=True)}
-    return (views, [told[0][node.name] for node in nodes]) if all(rounds == wanted for rounds in told) else None
+    own = [rounds.get(node.name, 0) for node, rounds in zip(nodes, told, strict=True)]
+    known = {node.name: round_ for node, round_ in zip(nodes, own, strict=True)}
+    newer = all(new > old for new, old in zip(own, earlier, strict=True))
+    return (views, own) if newer and all(rounds == known for rounds in told) else None
 
 
 def factors_of(nodes: Sequence[Daemon], rounds: list[int], when: str) -> list[Factors]:

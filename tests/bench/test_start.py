@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.bench.figures import Figures
+from tests.bench.figures import ROOT, Figures
 from tests.daemons import Daemon, Daemons
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
-ROOT = Path(__file__).parents[2]
 RUNS = 7
 DAEMONS = 3
 LOOK_SECONDS = 0.005  # between two looks at a daemon that starts
