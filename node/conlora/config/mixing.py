@@ -15,7 +15,8 @@ class MixingSection(Section):
     robust: Literal["clipping", "trimmed-mean"] | None = Field(
         None,
         description="clipping: a neighbour moves this node by a radius at most, the same one at both ends of an edge; "
-        "trimmed-mean: of each value the neighbours' largest and smallest are left out; none: neighbours are trusted",
+        "trimmed-mean: of each value the neighbours' that are farthest from the median are left out; none: neighbours are "
+        "trusted",
     )
     attackers: int = Field(1, ge=1, description="how many neighbours of a node may lie")
     radius: float | None = Field(

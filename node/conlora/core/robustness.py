@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conlora.core.mixing import BLOCK
 from conlora.core.schema import Vector
@@ -101,10 +102,14 @@ def adapted(weights: Sequence[float], distances: Sequence[float], attackers: int
 
 
 class TrimmedMean:
-    """Coordinate by coordinate the plain mean of `y` and the neighbours' values, the largest and smallest left out.
+    """Coordinate by coordinate the mean of `y` and the neighbours' values but those farthest from the median of them all.
 
-    As many of each as neighbours may lie, so that a liar's values are bounded by honest ones (BRIDGE-T: Fang, Yang & Bajwa 2022).
-    Where no more neighbours than twice that are there, nothing is left to mix. Metropolis weights play no part; the weights
+    As many are left out as neighbours may lie: the mean around the median (Xie, Koyejo & Gupta 2018, "Generalized
+    Byzantine-tolerant SGD"). Cutting as many at both ends would cost an honest value at the end where no lie is, and
+    let a liar that is always at the same end pull the mean the other way. The neighbours' mean is then clipped to the values that
+    have `attackers` smaller and larger ones, so that it lies among honest ones whatever the lies are.
+
+    With fewer neighbours than twice `attackers` nothing is left to mix. Metropolis weights play no part; the weights
     returned are the neighbours' mean.
     """
 
@@ -117,17 +122,30 @@ class TrimmedMean:
 
     def __call__(self, own: Vector, neighbours: Sequence[Received]) -> Screened:
         """See `Screen`. What is returned is written over by the next call."""
-        kept = len(neighbours) - 2 * self._attackers
-        if kept <= 0:
-            return Screened([], [0.0] * len(neighbours))
+        count = len(neighbours)
+        if count < 2 * self._attackers:
+            return Screened([], [0.0] * count)
         if self._mean is None:
             self._mean = np.empty_like(own)
         for first in range(0, len(own), BLOCK):
             block = slice(first, first + BLOCK)
-            values = np.sort([other.vector[block] for other in neighbours], axis=0)
-            np.mean(values[self._attackers : self._attackers + kept], axis=0, out=self._mean[block])
+            self._around_the_median(
+                own[block], np.stack([other.vector[block] for other in neighbours]), self._mean[block]
+            )
+        kept = count - self._attackers
         share = kept / (kept + 1)
-        return Screened([(share, self._mean)], [share / len(neighbours)] * len(neighbours))
+        return Screened([(share, self._mean)], [share / count] * count)
+
+    def _around_the_median(self, own: Vector, theirs: NDArray[np.float32], out: Vector) -> None:
+        """own and out: shape `(block,)`; theirs: shape `(neighbours, block)`, written over."""
+        count, kept = len(theirs), len(theirs) - self._attackers
+        ordered = np.sort([own, *theirs], axis=0)
+        distances = np.abs(theirs - (ordered[count // 2] + ordered[(count + 1) // 2]) / 2)
+        for _ in range(self._attackers):
+            farthest = distances.argmax(axis=0)[None]
+            np.put_along_axis(distances, farthest, -1, axis=0)
+            np.put_along_axis(theirs, farthest, 0, axis=0)
+        np.clip(theirs.sum(axis=0) / np.float32(kept), ordered[self._attackers], ordered[kept], out=out)
 
 
 def distance(one: Vector, other: Vector) -> float:
