@@ -20,6 +20,7 @@ SIZE = 50
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(robustness, "BLOCK", 16)
+    monkeypatch.setattr(robustness, "STEP", 16)
     monkeypatch.setattr(mixing, "BLOCK", 16)
 
 
